@@ -1,0 +1,67 @@
+# Every target does all of its own set-up; a second run reuses what the first installed.
+#   make demo ARGS="--json out.json"    options are passed on
+.DEFAULT_GOAL := help
+.PHONY: help demo up test lint format lock clean
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+ARGS ?=
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(STAMP) ## Watch a model being kept fresh on a year of real flights (ARGS="--help" lists the options)
+	@$(BIN)/perennial demo $(ARGS)
+
+up: $(STAMP) ## Start the local stack and keep it running until Ctrl-C (ARGS="--help" lists the options)
+	@$(BIN)/perennial up $(ARGS)
+
+test: $(STAMP) ## Run the tests (ARGS="-k name" and other pytest options)
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(STAMP) ## Check style, format and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: $(STAMP) ## Put the code into its format
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+# The stamp is written last, so an interrupted installation is done anew, and taken away first, so a broken update is too.
+$(STAMP): requirements.lock pyproject.toml
+	@set -e; \
+	if [ -e $(STAMP) ]; then \
+	  rm -f $(STAMP); \
+	else \
+	  for python in python3.13 python3.12 python3.11 python3; do \
+	    if $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then found=$$python; break; fi; \
+	  done; \
+	  [ -n "$$found" ] || { echo "perennial needs Python 3.11 or newer, and none of python3.13, python3.12, python3.11 and" \
+	    "python3 is one: install it, then run make again." >&2; exit 2; }; \
+	  $$found -c 'import ensurepip, venv' 2>/dev/null || { echo "$$found cannot make virtual environments: install its" \
+	    "venv module (Debian: apt-get install python3-venv), then run make again." >&2; exit 2; }; \
+	  $$found -m venv --clear $(VENV); \
+	fi; \
+	echo "Installing what requirements.lock names into $(VENV): some minutes, this once."; \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock; \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .; \
+	touch $(STAMP)
+
+# torch's CUDA packages stay out of the lock: pip takes them with torch where its wheel asks for them, and a CPU wheel does not.
+lock: ## Resolve pyproject.toml anew into requirements.lock
+	@set -e; \
+	tools=$$(mktemp -d); trap 'rm -rf "$$tools"' EXIT; \
+	python3 -m venv "$$tools/venv"; \
+	"$$tools/venv/bin/python" -m pip install --quiet --disable-pip-version-check uv; \
+	"$$tools/venv/bin/uv" pip compile pyproject.toml --quiet --upgrade --universal --python-version 3.11 --extra dev \
+	  --no-header --no-annotate --no-emit-index-url --no-emit-find-links -o "$$tools/resolved"; \
+	{ echo "# Made by 'make lock' from pyproject.toml, for Python 3.11 and newer on Linux and macOS; installed by pip."; \
+	  echo "# The packages named nvidia-*, cuda-* and triton are left out: pip takes them where torch's wheel asks for them,"; \
+	  echo "# and no gigabytes of them where it offers a CPU wheel."; \
+	  grep -Ev '^(nvidia-|cuda-|triton)' "$$tools/resolved"; } > requirements.lock
+
+clean: ## Remove the virtual environment, caches and local state of this checkout
+	rm -rf $(VENV) .perennial .mypy_cache .ruff_cache .pytest_cache .hypothesis perennial.egg-info build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""Kafka -> event lake -> Feast."""

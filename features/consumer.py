@@ -1,0 +1,204 @@
+"""Kafka, by kafka-python. The one module that knows it: reading to the end, producing, and dead letters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from features.events import Record
+from perennial.errors import StateError, UnreachableError
+from perennial.settings import Settings
+
+if TYPE_CHECKING:
+    from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+
+MAX_BATCH_ROWS = 100_000
+POLL_MS = 500
+STALLED_POLLS = 60
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Records of one topic, and the positions that follow them.
+
+    Attributes:
+        records: the records.
+        offsets: next position by partition, for each partition that moved.
+    """
+
+    records: Sequence[Record]
+    offsets: Mapping[int, int]
+
+
+@contextmanager
+def _reaching(settings: Settings) -> Iterator[None]:
+    from kafka.errors import KafkaConnectionError, KafkaTimeoutError
+
+    try:
+        yield
+    except (KafkaConnectionError, KafkaTimeoutError) as error:
+        raise UnreachableError(
+            f"no Kafka broker answers at {settings.kafka_bootstrap_servers} ({type(error).__name__}); "
+            "start one with `perennial up`, or set PERENNIAL_KAFKA_BOOTSTRAP_SERVERS"
+        ) from error
+
+
+@contextmanager
+def open_consumer(settings: Settings) -> Iterator[KafkaConsumer]:
+    """A consumer without a group: partitions are assigned by hand, positions come from the lake.
+
+    Raises:
+        UnreachableError: no broker answers.
+    """
+    from kafka import KafkaConsumer
+
+    with _reaching(settings):
+        consumer = KafkaConsumer(
+            bootstrap_servers=settings.kafka_bootstrap_servers.split(","),
+            enable_auto_commit=False,
+            bootstrap_timeout_ms=5_000,
+            fetch_max_bytes=32 << 20,
+            max_partition_fetch_bytes=8 << 20,
+            **settings.kafka_options,
+        )
+        try:
+            yield consumer
+        finally:
+            consumer.close(autocommit=False)
+
+
+def read_to_end(
+    consumer: KafkaConsumer, topic: str, positions: Mapping[int, int], max_rows: int = MAX_BATCH_ROWS
+) -> Iterator[Batch]:
+    """Records of a topic from the given positions up to where its partitions end now, in bounded batches.
+
+    Args:
+        consumer: from `open_consumer`.
+        topic: a topic; one that does not exist yet holds nothing.
+        positions: next position by partition; a partition that is not named starts at its beginning.
+        max_rows: most records of a batch.
+
+    Raises:
+        StateError: the broker no longer has the records at a position (expired, or another broker's data).
+    """
+    partitions = _partitions(consumer, topic)
+    if not partitions:
+        return
+    ends = consumer.end_offsets(partitions)
+    starts = _starts(consumer, partitions, positions, ends)
+    behind = [tp for tp in partitions if starts[tp] < ends[tp]]
+    if not behind:
+        return
+    consumer.assign(behind)
+    for tp in behind:
+        consumer.seek(tp, starts[tp])
+    records: list[Record] = []
+    stalled = 0
+    while any(consumer.position(tp) < ends[tp] for tp in behind):
+        polled = consumer.poll(timeout_ms=POLL_MS, max_records=max_rows - len(records))
+        stalled = 0 if polled else stalled + 1
+        if stalled > STALLED_POLLS:
+            raise UnreachableError(
+                f"{topic}: the broker has sent nothing for {STALLED_POLLS * POLL_MS / 1000:.0f} s; is it up?"
+            )
+        for tp, fetched in polled.items():
+            records.extend(Record(tp.partition, r.offset, r.key, r.value) for r in fetched if r.offset < ends[tp])
+        if len(records) >= max_rows:
+            yield Batch(records, _positions(consumer, behind, ends))
+            records = []
+    # Positions can move past records that no reader sees (transaction markers), so the last batch may be empty.
+    yield Batch(records, _positions(consumer, behind, ends))
+
+
+def _partitions(consumer: KafkaConsumer, topic: str) -> list[TopicPartition]:
+    from kafka import TopicPartition
+
+    return [TopicPartition(topic, p) for p in sorted(consumer.partitions_for_topic(topic) or ())]
+
+
+def _starts(
+    consumer: KafkaConsumer,
+    partitions: Sequence[TopicPartition],
+    positions: Mapping[int, int],
+    ends: Mapping[TopicPartition, int],
+) -> dict[TopicPartition, int]:
+    beginnings = consumer.beginning_offsets(partitions)
+    starts = {}
+    for tp in partitions:
+        start = positions.get(tp.partition, beginnings[tp])
+        if not beginnings[tp] <= start <= ends[tp]:
+            raise StateError(
+                f"{tp.topic}[{tp.partition}]: the lake has read up to {start}, but the broker holds "
+                f"{beginnings[tp]} to {ends[tp]}; this is another broker's data or records have expired. "
+                "Point PERENNIAL_KAFKA_BOOTSTRAP_SERVERS at the right broker, or start with a new PERENNIAL_HOME"
+            )
+        starts[tp] = start
+    return starts
+
+
+def _positions(
+    consumer: KafkaConsumer, partitions: Iterable[TopicPartition], ends: Mapping[TopicPartition, int]
+) -> dict[int, int]:
+    return {tp.partition: min(consumer.position(tp), ends[tp]) for tp in partitions}
+
+
+@contextmanager
+def open_producer(settings: Settings) -> Iterator[KafkaProducer]:
+    """A producer that waits for every replica; everything sent has arrived when the block ends.
+
+    Raises:
+        UnreachableError: no broker answers.
+    """
+    from kafka import KafkaProducer
+
+    with _reaching(settings):
+        producer = KafkaProducer(
+            bootstrap_servers=settings.kafka_bootstrap_servers.split(","),
+            acks="all",
+            linger_ms=20,
+            batch_size=256 << 10,
+            compression_type="lz4",
+            bootstrap_timeout_ms=5_000,
+            **settings.kafka_options,
+        )
+        try:
+            yield producer
+            producer.flush()
+        finally:
+            producer.close(timeout=10)
+
+
+def ensure_topics(settings: Settings, topics: Iterable[str], partitions: int = 1) -> None:
+    """Create the topics that do not exist yet."""
+    from kafka import KafkaAdminClient
+    from kafka.admin import NewTopic
+    from kafka.errors import TopicAlreadyExistsError
+
+    with _reaching(settings):
+        admin = KafkaAdminClient(
+            bootstrap_servers=settings.kafka_bootstrap_servers.split(","),
+            bootstrap_timeout_ms=5_000,
+            **settings.kafka_options,
+        )
+        try:
+            existing = set(admin.list_topics())
+            for topic in topics:
+                if topic not in existing:
+                    try:
+                        admin.create_topics([NewTopic(topic, partitions, 1)])
+                    except TopicAlreadyExistsError:
+                        continue
+        finally:
+            admin.close()
+
+
+def send_dead_letters(producer: KafkaProducer, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Put each dead letter on its topic's `.dlq`, with where it came from and why as headers."""
+    for row in rows:
+        headers = [
+            ("perennial.reason", str(row["reason"]).encode()),
+            ("perennial.source", f"{row['topic']}[{row['kafka_partition']}]@{row['kafka_offset']}".encode()),
+        ]
+        producer.send(f"{row['topic']}.dlq", key=row["key"], value=row["value"], headers=headers)

@@ -1,0 +1,255 @@
+"""The event lake: Apache Iceberg tables by pyiceberg. The one module that knows them.
+
+Rows and the Kafka positions they came from commit together, as data files and properties of one snapshot, so the lake,
+not the broker, says what was consumed. A second writer's commit fails instead of being retried on top, which would
+double its rows.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlparse
+
+import polars as pl
+
+from perennial.errors import ConflictError, StateError
+from perennial.settings import Settings
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from pyiceberg.catalog import Catalog
+    from pyiceberg.table import Table
+
+OFFSETS = "perennial.offsets"
+EVENT_TIMESTAMP = "event_timestamp"
+CREATED_TIMESTAMP = "created_timestamp"
+
+
+@dataclass(frozen=True)
+class LakeCommit:
+    """What one commit added.
+
+    Attributes:
+        table: name of the table.
+        snapshot_id: the snapshot that holds the rows.
+        rows: rows added.
+        offsets: next position by Kafka partition, after this commit; empty for tables that are not fed by Kafka.
+    """
+
+    table: str
+    snapshot_id: int
+    rows: int
+    offsets: Mapping[int, int]
+
+
+class Lake:
+    """The tables of one pipeline: a namespace of its own in the catalog."""
+
+    def __init__(self, settings: Settings, namespace: str) -> None:
+        self.warehouse = settings.warehouse
+        self.catalog_uri = settings.catalog_uri
+        self.namespace = namespace
+        self._catalog: Catalog | None = None
+
+    @property
+    def catalog(self) -> Catalog:
+        """The catalog, opened on first use."""
+        if self._catalog is None:
+            self._catalog = open_catalog(self.catalog_uri, self.warehouse)
+            self._catalog.create_namespace_if_not_exists(self.namespace)
+        return self._catalog
+
+    def append(
+        self,
+        table: str,
+        frame: pl.DataFrame,
+        offsets: Mapping[int, int] | None = None,
+        properties: Mapping[str, str] | None = None,
+        partition_by: str | None = EVENT_TIMESTAMP,
+    ) -> LakeCommit:
+        """Append rows, and the Kafka positions they reach, in one atomic commit.
+
+        Args:
+            table: table name; made from the frame's schema if it does not exist.
+            frame: rows to add. Columns the table lacks are added to it as optional columns.
+            offsets: next position to read by partition; None leaves the table's positions as they are.
+            properties: what else the snapshot says about itself.
+            partition_by: timestamp column whose day partitions a new table; None for no partitions.
+
+        Returns:
+            What was committed.
+
+        Raises:
+            ConflictError: another writer committed first; nothing of this append is visible.
+            StateError: the rows do not fit the table, or the disk is full.
+        """
+        from pyiceberg.exceptions import CommitFailedException
+
+        arrow = frame.to_arrow(compat_level=pl.CompatLevel.oldest())
+        target = self._table(table, arrow.schema, partition_by)
+        positions = {**_offsets(target), **(offsets or {})}
+        try:
+            target.append(arrow, snapshot_properties={OFFSETS: json.dumps(positions), **(properties or {})})
+        except CommitFailedException as error:
+            raise ConflictError(
+                f"another writer committed to {self.namespace}.{table} first; nothing was kept, run it again"
+            ) from error
+        except OSError as error:
+            raise StateError(
+                f"the lake at {self.warehouse} did not take {frame.height} rows: {error}; mend it, run again"
+            ) from error
+        snapshot = target.current_snapshot()
+        if snapshot is None:
+            raise StateError(f"{self.namespace}.{table} has no snapshot after a commit; the catalog is damaged")
+        return LakeCommit(table, snapshot.snapshot_id, frame.height, positions)
+
+    def read(
+        self,
+        table: str,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        columns: tuple[str, ...] = ("*",),
+        snapshot_id: int | None = None,
+    ) -> pl.DataFrame:
+        """Rows by event time, [since, until), of the current or of an older snapshot.
+
+        Raises:
+            StateError: there is no such table or snapshot.
+        """
+        return _to_polars(scan(self.existing(table), since, until, columns, snapshot_id).to_arrow())
+
+    def appended_since(self, table: str, snapshot_id: int | None) -> pl.DataFrame:
+        """Rows of the snapshots after `snapshot_id` (None: all rows there are)."""
+        target = self.existing(table)
+        if snapshot_id is None:
+            return _to_polars(target.scan().to_arrow())
+        return _to_polars(target.incremental_append_scan(from_snapshot_id_exclusive=snapshot_id).to_arrow())
+
+    def offsets(self, table: str) -> dict[int, int]:
+        """Next Kafka position by partition, as of the last commit; empty if nothing was committed yet."""
+        return _offsets(self.existing(table)) if self.exists(table) else {}
+
+    def snapshot_id(self, table: str) -> int | None:
+        """Id of the current snapshot; None if there is no table or nothing in it."""
+        snapshot = self.existing(table).current_snapshot() if self.exists(table) else None
+        return snapshot.snapshot_id if snapshot else None
+
+    def property(self, table: str, name: str) -> str | None:
+        """What the current snapshot says of itself under that name; None if it says nothing."""
+        snapshot = self.existing(table).current_snapshot() if self.exists(table) else None
+        return snapshot.summary[name] if snapshot and snapshot.summary else None
+
+    def rows(self, table: str) -> int:
+        """Number of rows, from the snapshot's summary."""
+        if not self.exists(table):
+            return 0
+        snapshot = self.existing(table).current_snapshot()
+        return int(snapshot.summary["total-records"] or 0) if snapshot and snapshot.summary else 0
+
+    def exists(self, table: str) -> bool:
+        """Whether the table is there."""
+        return bool(self.catalog.table_exists(f"{self.namespace}.{table}"))
+
+    def existing(self, table: str) -> Table:
+        """The table as pyiceberg knows it.
+
+        Raises:
+            StateError: there is none.
+        """
+        from pyiceberg.exceptions import NoSuchTableError
+
+        try:
+            return self.catalog.load_table(f"{self.namespace}.{table}")
+        except NoSuchTableError as error:
+            raise StateError(
+                f"the lake has no table {self.namespace}.{table} yet; run `perennial ingest {self.namespace}` first"
+            ) from error
+
+    def _table(self, table: str, schema: pa.Schema, partition_by: str | None) -> Table:
+        if not self.exists(table):
+            return self._create(table, schema, partition_by)
+        target = self.existing(table)
+        known = set(target.schema().column_names)
+        if not set(schema.names) <= known:
+            with target.update_schema() as update:
+                update.union_by_name(schema)
+        return target
+
+    def _create(self, table: str, schema: pa.Schema, partition_by: str | None) -> Table:
+        from pyiceberg.exceptions import TableAlreadyExistsError
+        from pyiceberg.transforms import DayTransform
+
+        try:
+            # Schema and partitions in one commit: a crash between two would leave a table without partitions for good.
+            with self.catalog.create_table_transaction(
+                f"{self.namespace}.{table}", schema=schema, properties={"commit.retry.num-retries": "0"}
+            ) as create:
+                if partition_by:
+                    with create.update_spec() as spec:
+                        spec.add_field(partition_by, DayTransform(), f"{partition_by}_day")
+        except TableAlreadyExistsError:
+            pass
+        return self.existing(table)
+
+
+def open_catalog(uri: str, warehouse: str) -> Catalog:
+    """The Iceberg SQL catalog at `uri`, whose tables live below `warehouse`.
+
+    Raises:
+        StateError: the catalog cannot be opened.
+    """
+    from pathlib import Path
+
+    from pyiceberg.catalog import load_catalog
+
+    try:
+        for address in (uri, warehouse):
+            parts = urlparse(address)
+            if parts.scheme in {"sqlite", "file"}:
+                path = Path(unquote(parts.path).removeprefix("/") if parts.scheme == "sqlite" else unquote(parts.path))
+                (path.parent if parts.scheme == "sqlite" else path).mkdir(parents=True, exist_ok=True)
+        return load_catalog("perennial", type="sql", uri=uri, warehouse=warehouse)
+    except OSError as error:
+        raise StateError(
+            f"the lake's catalog {uri} cannot be opened: {error}; see PERENNIAL_LAKE_CATALOG_URI"
+        ) from error
+
+
+def scan(
+    table: Table,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    columns: tuple[str, ...] = ("*",),
+    snapshot_id: int | None = None,
+) -> Any:
+    """A scan of [since, until) by event time, whose partitions outside are not opened."""
+    wanted = [f"{EVENT_TIMESTAMP} >= '{since.isoformat()}'"] if since else []
+    wanted += [f"{EVENT_TIMESTAMP} < '{until.isoformat()}'"] if until else []
+    return table.scan(row_filter=" and ".join(wanted) or "true", selected_fields=columns, snapshot_id=snapshot_id)
+
+
+def _offsets(table: Table) -> dict[int, int]:
+    snapshot = table.current_snapshot()
+    if snapshot is None or snapshot.summary is None:
+        return {}
+    return {int(partition): int(offset) for partition, offset in json.loads(snapshot.summary[OFFSETS] or "{}").items()}
+
+
+def _to_polars(table: pa.Table) -> pl.DataFrame:
+    frame = pl.from_arrow(table)
+    if not isinstance(frame, pl.DataFrame):
+        raise TypeError(f"expected a table, got {type(frame).__name__}")
+    return frame
+
+
+def history(lake: Lake, table: str) -> Iterator[LakeCommit]:
+    """Every commit of a table that its metadata still knows, oldest first."""
+    for snapshot in lake.existing(table).metadata.snapshots:
+        summary = snapshot.summary
+        added = int(summary["added-records"] or 0) if summary else 0
+        offsets = json.loads((summary[OFFSETS] if summary else None) or "{}")
+        yield LakeCommit(table, snapshot.snapshot_id, added, {int(k): int(v) for k, v in offsets.items()})

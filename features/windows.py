@@ -1,0 +1,77 @@
+"""Event-time aggregations: the same code for a micro-batch of the stream and for a backfill of years."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import polars as pl
+
+from features.lake import CREATED_TIMESTAMP, EVENT_TIMESTAMP
+from pipelines.spec import Aggregate, EventSpec, FeatureView
+
+IS_NEW = "_is_new"
+
+
+def build_features(events: pl.DataFrame, view: FeatureView, event: EventSpec) -> pl.DataFrame:
+    """The value of each aggregate of a view right after each event.
+
+    A window is (t - window, t] in event time. Events with the same id count once (the one taken in first), and neither
+    the order of the rows nor how they were split into batches changes the result.
+
+    Args:
+        events: events of the view's topic. A boolean column `_is_new`, where there is one, marks those not seen before:
+            then only rows whose value they can change come back.
+        view: the features.
+        event: what the events look like.
+
+    Returns:
+        One row per (entity, event_timestamp): the entity's key, `event_timestamp`, `created_timestamp` (when the newest
+        event in it was taken in) and one column per aggregate. Sorted by event time. Events without a key are left out.
+    """
+    new = pl.col(IS_NEW) if IS_NEW in events.columns else pl.lit(True)
+    ordered = (
+        events.with_columns(new.alias(IS_NEW))
+        .filter(pl.col(view.key).is_not_null() & pl.col(event.event_timestamp).is_not_null())
+        .sort(CREATED_TIMESTAMP, "kafka_partition", "kafka_offset")
+        # A second copy of an event changes nothing, so it is dropped before it can mark its window as changed.
+        .unique(list(event.event_id), keep="first", maintain_order=True)
+        .sort(event.event_timestamp, *event.event_id)
+        .rename({event.event_timestamp: EVENT_TIMESTAMP} if event.event_timestamp != EVENT_TIMESTAMP else {})
+    )
+    rows = ordered.select(pl.col(view.key).alias(view.entity), EVENT_TIMESTAMP).unique(maintain_order=True)
+    changed = pl.lit(False)
+    for window_s in sorted({a.window_s for a in view.aggregates}):
+        flag, created = f"_new_{window_s}", f"_created_{window_s}"
+        within = (
+            ordered.rolling(EVENT_TIMESTAMP, period=timedelta(seconds=window_s), group_by=view.key)
+            .agg(
+                *(_expression(a).alias(a.name) for a in view.aggregates if a.window_s == window_s),
+                pl.col(IS_NEW).any().alias(flag),
+                pl.col(CREATED_TIMESTAMP).max().alias(created),
+            )
+            # Rows of one key and time hold the same window, so any of them will do.
+            .unique([view.key, EVENT_TIMESTAMP])
+            .rename({view.key: view.entity} if view.key != view.entity else {})
+        )
+        rows = rows.join(within, on=[view.entity, EVENT_TIMESTAMP], how="left")
+        changed = changed | pl.col(flag)
+    return (
+        rows.filter(changed)
+        .with_columns(pl.max_horizontal(pl.col("^_created_.*$")).alias(CREATED_TIMESTAMP))
+        .select(view.entity, EVENT_TIMESTAMP, CREATED_TIMESTAMP, *(a.name for a in view.aggregates))
+        .sort(EVENT_TIMESTAMP, view.entity)
+    )
+
+
+def lookback(view: FeatureView) -> timedelta:
+    """How far back of an event its own windows, and those it can change, reach."""
+    return timedelta(seconds=max(a.window_s for a in view.aggregates))
+
+
+def _expression(aggregate: Aggregate) -> pl.Expr:
+    column = pl.col(aggregate.field)
+    if aggregate.function == "count":
+        return column.count().cast(pl.Float64)
+    if aggregate.function == "last":
+        return column.drop_nulls().last().cast(pl.Float64)
+    return column.cast(pl.Float64).mean()

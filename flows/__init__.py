@@ -1,0 +1,1 @@
+"""Prefect only: the one package that imports prefect."""

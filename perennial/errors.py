@@ -1,0 +1,45 @@
+"""Every error perennial raises on purpose.
+
+    PerennialError                 one sentence: what is wrong, the value, the mend
+    +-- UsageError                 the caller's input: unknown pipeline, bad date, bad option       (exit status 2)
+    +-- UnreachableError           a foreign system does not answer at its address                  (exit status 2)
+    +-- StateError                 what is on disk or in a store cannot be used as it is             (exit status 2)
+    |   +-- ConflictError          somebody else wrote first; read again and retry
+    +-- StageError                 a stage ran and did not do its work                              (exit status 1)
+
+The command line prints the sentence and no traceback. Anything else that escapes is a defect and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+
+class PerennialError(Exception):
+    """An expected failure, told in one sentence with the offending value and the mend."""
+
+    exit_status = 1
+
+
+class UsageError(PerennialError):
+    """The caller asked for something that cannot be: the sentence says which value and what is allowed."""
+
+    exit_status = 2
+
+
+class UnreachableError(PerennialError):
+    """A foreign system did not answer: the sentence names its address and the setting that holds it."""
+
+    exit_status = 2
+
+
+class StateError(PerennialError):
+    """Stored state is missing, half-written or of another version: the sentence names it and how to go on."""
+
+    exit_status = 2
+
+
+class ConflictError(StateError):
+    """Another writer committed first; nothing of this write was kept. Read the new state and try again."""
+
+
+class StageError(PerennialError):
+    """A stage of the loop ran and did not do its work."""

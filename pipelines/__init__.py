@@ -1,0 +1,1 @@
+"""One folder per model kept fresh; `spec.py` is their typed contract."""

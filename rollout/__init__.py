@@ -1,0 +1,1 @@
+"""Who serves what share of the traffic, and why."""

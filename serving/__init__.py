@@ -1,0 +1,1 @@
+"""Answers requests. Must not import `training`."""

@@ -1,0 +1,251 @@
+from __future__ import annotations
+
+import math
+import re
+from datetime import UTC, datetime
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from polars.testing import assert_frame_equal
+
+from perennial.errors import UsageError
+from pipelines.spec import Expectation
+from validation.contract import FAILED, describe, validate
+from validation.verdict import Status
+
+DISTANCE = Expectation(column="distance", kind="between", minimum=0, maximum=6000)
+ORIGIN = Expectation(column="origin", kind="in_set", values=("JFK", "LGA", "EWR"))
+CARRIER = Expectation(column="carrier", kind="matches", pattern=r"^[A-Z0-9]{2}$")
+KEY = Expectation(column="flight_id", kind="unique")
+HERE = Expectation(column="distance", kind="not_null")
+CONTRACT = (HERE, DISTANCE, ORIGIN, CARRIER, KEY)
+
+
+def flights(**changed):
+    columns = {
+        "flight_id": ["f1", "f2", "f3", "f4"],
+        "distance": [100.0, 2475.0, 733.0, 6000.0],
+        "origin": ["JFK", "LGA", "EWR", "JFK"],
+        "carrier": ["AA", "B6", "9E", "UA"],
+    }
+    return pl.DataFrame(columns | changed, strict=False)
+
+
+def test_a_batch_that_meets_its_contract_passes_whole():
+    found = validate(flights(), CONTRACT, "departures")
+    assert found.verdict.status is Status.PASS
+    assert found.verdict.reason == "departures: 4 rows met 5 expectations, 0 quarantined"
+    assert_frame_equal(found.valid, flights())
+    assert found.quarantined.columns == [*flights().columns, FAILED]
+    assert found.quarantined.is_empty()
+
+
+def test_each_kind_of_expectation_quarantines_the_rows_that_fail_it_and_names_itself():
+    batch = flights(
+        flight_id=["f1", "f1", "f3", "f4"],
+        distance=[100.0, 1.0, None, 6000.1],
+        origin=["JFK", "LGA", "EWR", "BOS"],
+        carrier=["AA", "B6", "9E", "toolong"],
+    )
+    found = validate(batch, CONTRACT, "departures")
+    assert found.valid.is_empty()
+    assert found.quarantined[FAILED].to_list() == [
+        "flight_id unique",
+        "flight_id unique",
+        "distance not null",
+        "distance between 0 and 6000; origin in {JFK, LGA, EWR}; carrier matches ^[A-Z0-9]{2}$",
+    ]
+    assert found.verdict.status is Status.FAIL
+    assert "distance between 0 and 6000 fails in 1 of 3 rows (66.67% met, 100.00% due)" in found.verdict.reason
+    assert found.verdict.measurements == {"rows": 4, "quarantined_rows": 4, "failed_expectations": 5}
+
+
+def test_rows_that_mostly_tolerates_are_quarantined_and_the_batch_passes():
+    tolerant = DISTANCE.model_copy(update={"mostly": 0.75})
+    found = validate(flights(distance=[1.0, -5.0, 2.0, 3.0]), (tolerant,), "departures")
+    assert found.verdict.status is Status.PASS
+    assert found.quarantined["flight_id"].to_list() == ["f2"]
+    assert found.valid["flight_id"].to_list() == ["f1", "f3", "f4"]
+    strict = tolerant.model_copy(update={"mostly": 0.76})
+    assert validate(flights(distance=[1.0, -5.0, 2.0, 3.0]), (strict,), "departures").verdict.status is Status.FAIL
+
+
+def test_a_missing_column_fails_the_batch_and_says_which():
+    found = validate(flights().drop("carrier"), CONTRACT, "departures")
+    assert found.verdict.status is Status.FAIL
+    assert "column 'carrier' is missing; there is distance, flight_id, origin" in found.verdict.reason
+    assert found.valid.is_empty()
+    assert set(found.quarantined[FAILED]) == {"carrier matches ^[A-Z0-9]{2}$"}
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "expectation"),
+    [
+        ("distance", ["far", "near", "far", "1"], DISTANCE),
+        ("carrier", [1, 2, 3, 4], CARRIER),
+        ("distance", [[1.0]] * 4, DISTANCE),
+        ("distance", [datetime(2013, 1, 1, tzinfo=UTC)] * 4, DISTANCE),
+        ("origin", [["JFK"]] * 4, ORIGIN),
+        ("flight_id", [["f"]] * 4, KEY),
+    ],
+)
+def test_a_column_of_another_type_fails_the_batch_with_the_reason(column, values, expectation):
+    batch = flights(**{column: values})
+    found = validate(batch, CONTRACT, "departures")
+    assert found.verdict.status is Status.FAIL
+    assert f"column {column!r} is {batch.schema[column]}, which cannot meet {describe(expectation)}" in (
+        found.verdict.reason
+    )
+    assert found.valid.is_empty()
+
+
+def test_no_rows_are_inconclusive_and_keep_their_columns():
+    found = validate(flights().clear(), CONTRACT, "departures")
+    assert found.verdict.status is Status.INCONCLUSIVE
+    assert found.valid.schema == flights().schema
+    assert found.quarantined.schema == flights().schema | {FAILED: pl.String}
+
+
+def test_a_contract_that_expects_nothing_is_inconclusive():
+    assert validate(flights(), (), "departures").verdict.status is Status.INCONCLUSIVE
+
+
+@pytest.mark.parametrize("values", [[None] * 4, [math.nan] * 4, pl.Series([None] * 4, dtype=pl.Float64)])
+def test_a_column_without_a_value_never_passes(values):
+    found = validate(flights(distance=values), (DISTANCE, ORIGIN), "departures")
+    assert found.verdict.status is Status.INCONCLUSIVE
+    assert "distance between 0 and 6000: all 4 rows are missing" in found.verdict.reason
+    assert validate(flights(distance=values), CONTRACT, "departures").verdict.status is Status.FAIL
+
+
+def test_not_a_number_is_missing_and_infinity_is_a_value():
+    found = validate(flights(distance=[math.nan, math.inf, -math.inf, 5.0]), (HERE, DISTANCE), "departures")
+    assert found.quarantined[FAILED].to_list() == ["distance not null", *["distance between 0 and 6000"] * 2]
+
+
+def test_one_row_is_judged():
+    assert validate(flights().head(1), CONTRACT, "departures").verdict.status is Status.PASS
+
+
+def test_numbers_and_truth_values_can_be_expected_in_a_set():
+    batch = pl.DataFrame({"month": [1, 2, 13, None], "late": [True, False, True, None]})
+    months = Expectation(column="month", kind="in_set", values=("1", "2"))
+    late = Expectation(column="late", kind="in_set", values=("true",))
+    found = validate(batch, (months, late), "months")
+    assert found.quarantined["month"].to_list() == [2, 13]
+
+
+def test_categorical_columns_are_read_as_text():
+    batch = flights().with_columns(pl.col("origin", "carrier").cast(pl.Categorical))
+    found = validate(batch, CONTRACT, "departures")
+    assert found.verdict.status is Status.PASS
+    assert found.valid.schema["origin"] == pl.Categorical
+
+
+def test_nested_columns_can_be_expected_to_be_there():
+    batch = pl.DataFrame({"tags": [["a"], None, []]})
+    found = validate(batch, (Expectation(column="tags", kind="not_null"),), "tags")
+    assert found.quarantined["tags"].to_list() == [None]
+
+
+def test_the_same_expectation_twice_counts_once():
+    found = validate(flights(distance=[-1.0, 1.0, 2.0, 3.0]), (DISTANCE, DISTANCE), "departures")
+    assert found.quarantined[FAILED].to_list() == ["distance between 0 and 6000"]
+
+
+def test_a_column_called_like_the_reason_is_replaced_by_it():
+    batch = flights(**{FAILED: ["old"] * 4}, origin=["JFK", "BOS", "JFK", "JFK"])
+    found = validate(batch, (ORIGIN,), "departures")
+    assert found.quarantined[FAILED].to_list() == ["origin in {JFK, LGA, EWR}"]
+
+
+@pytest.mark.parametrize(
+    ("expectation", "told"),
+    [
+        (Expectation(column="x", kind="between"), "a minimum or a maximum"),
+        (Expectation(column="x", kind="in_set"), "values"),
+        (Expectation(column="x", kind="matches"), "a pattern"),
+        (Expectation(column="x", kind="matches", pattern="("), "regular expression"),
+    ],
+)
+def test_an_expectation_that_lacks_what_it_needs_is_refused(expectation, told):
+    with pytest.raises(UsageError, match=told):
+        validate(flights(), (expectation,), "departures")
+
+
+batches = st.lists(
+    st.tuples(
+        st.one_of(st.none(), st.floats(-2, 2), st.sampled_from([math.nan, math.inf, 0.0, 1.0])),
+        st.sampled_from([None, "", "a", "b", "ab", "a b", "nan"]),
+        st.one_of(st.none(), st.integers(0, 12)),
+    ),
+    min_size=1,
+    max_size=25,
+).map(
+    lambda rows: pl.DataFrame(
+        dict(zip("xcn", zip(*rows, strict=True), strict=True)),
+        schema={"x": pl.Float64, "c": pl.String, "n": pl.Int64},
+        strict=False,
+    )
+)
+share = st.sampled_from([0.25, 0.5, 0.8, 0.9, 1.0])
+kinds = st.one_of(
+    st.builds(Expectation, column=st.sampled_from("xcn"), kind=st.just("not_null"), mostly=share),
+    st.builds(
+        Expectation,
+        column=st.sampled_from("xn"),
+        kind=st.just("between"),
+        minimum=st.sampled_from([0, 1]),
+        mostly=share,
+    ),
+    st.builds(
+        Expectation, column=st.just("x"), kind=st.just("between"), minimum=st.just(0), maximum=st.just(1), mostly=share
+    ),
+    st.builds(Expectation, column=st.just("c"), kind=st.just("in_set"), values=st.just(("a", "b")), mostly=share),
+    st.builds(Expectation, column=st.just("n"), kind=st.just("in_set"), values=st.just(("1", "2", "x")), mostly=share),
+    st.builds(
+        Expectation, column=st.just("c"), kind=st.just("matches"), pattern=st.sampled_from(["^a", "^.$"]), mostly=share
+    ),
+    st.builds(Expectation, column=st.sampled_from("xcn"), kind=st.just("unique"), mostly=share),
+)
+
+
+def fails(batch, expectation):
+    """Which rows fail, and how many have a value, in plain Python."""
+    values = [None if isinstance(v, float) and math.isnan(v) else v for v in batch[expectation.column].to_list()]
+    if expectation.kind == "not_null":
+        return [v is None for v in values], len(values)
+    test = {
+        "between": lambda v: (expectation.minimum <= v) and (expectation.maximum is None or v <= expectation.maximum),
+        "in_set": lambda v: str(v) in expectation.values,
+        "matches": lambda v: re.search(expectation.pattern, v) is not None,
+        "unique": lambda v: values.count(v) == 1,
+    }[expectation.kind]
+    return [v is not None and not test(v) for v in values], sum(v is not None for v in values)
+
+
+@settings(max_examples=25, deadline=None)
+@given(batches, st.lists(kinds, min_size=1, max_size=4))
+def test_great_expectations_agrees_with_plain_python(batch, contract):
+    found = validate(batch, tuple(contract), "batch")
+    failed = [False] * batch.height
+    statuses = []
+    for expectation in contract:
+        rows, checked = fails(batch, expectation)
+        failed = [a or b for a, b in zip(failed, rows, strict=True)]
+        if not checked:
+            statuses.append(Status.INCONCLUSIVE)
+        else:
+            met = 1 - sum(rows) / checked
+            statuses.append(Status.PASS if met >= expectation.mostly - 1e-12 else Status.FAIL)
+    assert found.verdict.status == max(statuses)
+    assert_frame_equal(found.quarantined.drop(FAILED), batch.filter(pl.Series(failed)))
+    assert_frame_equal(found.valid, batch.filter(~pl.Series(failed)))
+
+
+def test_every_failing_row_of_a_large_batch_is_found():
+    batch = pl.DataFrame({"x": range(30_000)})
+    found = validate(batch, (Expectation(column="x", kind="between", minimum=20_000),), "batch")
+    assert found.valid["x"].to_list() == list(range(20_000, 30_000))

@@ -1,0 +1,212 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from perennial.errors import UsageError
+from pipelines.spec import DriftPolicy, Feature
+from validation.drift import detect_drift
+from validation.profile import build_reference, profile
+from validation.verdict import Status
+
+FEATURES = (Feature(name="x", kind="numeric"), Feature(name="c", kind="categorical"))
+POLICY = DriftPolicy(bins=10, min_rows=500)
+
+
+def frame(seed, rows=5000, *, x_mean=0.0, x_scale=1.0, c=(0.5, 0.3, 0.2), score_mean=0.0):
+    rng = np.random.default_rng(seed)
+    return pl.DataFrame(
+        {
+            "x": rng.normal(x_mean, x_scale, rows),
+            "c": rng.choice(["JFK", "LGA", "EWR"], rows, p=c),
+            "score": 1 / (1 + np.exp(-rng.normal(score_mean, 1, rows))),
+        }
+    )
+
+
+REFERENCE = build_reference(frame(1), FEATURES, POLICY)
+
+
+def judged(current, importance=None, policy=POLICY, reference=REFERENCE):
+    return detect_drift(reference, profile(current, reference), policy, importance)
+
+
+def by_name(found):
+    return {f.feature: f for f in found.features}
+
+
+@pytest.mark.parametrize("seed", range(2, 7))
+def test_rows_from_the_same_distribution_have_not_moved(seed):
+    found = judged(frame(seed))
+    assert found.verdict.status is Status.PASS
+    assert not found.drifted
+    assert not found.watched
+    assert "none of 3 columns drifted in 5000 rows" in found.verdict.reason
+
+
+def test_a_feature_that_moved_fails_and_the_sentence_names_it_with_its_numbers():
+    found = judged(frame(2, x_mean=1.5))
+    assert found.verdict.status is Status.FAIL
+    assert [f.feature for f in found.drifted] == ["x"]
+    assert f"x: PSI {by_name(found)['x'].psi:.3f} >= 0.25" in found.verdict.reason
+    assert found.verdict.measurements["drifted_features"] == 1
+    assert found.verdict.measurements["max_psi"] == by_name(found)["x"].psi
+
+
+def test_psi_is_that_of_the_shares_of_a_categorical_feature():
+    # Exact shares: p = 1/2, 1/2 and q = 1/4, 3/4, whose PSI is ln(3)/4.
+    reference = build_reference(pl.DataFrame({"c": ["a", "b"] * 500}), FEATURES[1:], POLICY, extra=())
+    found = judged(pl.DataFrame({"c": ["a", "b", "b", "b"] * 250}), reference=reference)
+    assert by_name(found)["c"].psi == pytest.approx(math.log(3) / 4)
+    assert by_name(found)["c"].reason == "PSI 0.275 >= 0.25, most by =a: 50.0% -> 25.0% of rows"
+
+
+def test_a_score_that_moved_fails_by_itself():
+    found = judged(frame(2, score_mean=1.5))
+    assert [f.feature for f in found.drifted] == ["score"]
+    assert found.verdict.measurements["score_psi"] > 0.25
+
+
+def test_several_that_moved_stand_worst_first():
+    found = judged(frame(2, x_mean=1.2, score_mean=2.5, c=(0.1, 0.3, 0.6)))
+    psis = [f.psi for f in found.drifted]
+    assert len(psis) == 3
+    assert psis == sorted(psis, reverse=True)
+    positions = [found.verdict.reason.index(f"{f.feature}: PSI") for f in found.drifted]
+    assert positions == sorted(positions)
+
+
+def test_a_small_move_passes_and_is_named():
+    # p = 1/2, 1/2 and q = .34, .66: .16 ln(.66/.34) + ... = .16 ln(.5/.34) + .16 ln(.66/.5) = .16 ln(.66/.34) = 0.106
+    reference = build_reference(pl.DataFrame({"c": ["a", "b"] * 500}), FEATURES[1:], POLICY, extra=())
+    found = judged(pl.DataFrame({"c": ["a"] * 340 + ["b"] * 660}), reference=reference)
+    assert found.verdict.status is Status.PASS
+    assert [f.feature for f in found.watched] == ["c"]
+    assert "watched (>= 0.1): c 0.106" in found.verdict.reason
+
+
+@pytest.mark.parametrize("rows", [0, 1, 499])
+def test_too_few_rows_are_inconclusive_even_when_they_look_different(rows):
+    found = judged(frame(2, rows, x_mean=9.0))
+    assert found.verdict.status is Status.INCONCLUSIVE
+    assert f"{rows} rows, fewer than the 500" in found.verdict.reason
+    assert {f.status for f in found.features} == {Status.INCONCLUSIVE}
+    assert not found.drifted
+    assert not found.watched
+
+
+def test_too_small_a_reference_is_inconclusive():
+    small = build_reference(frame(1, 499), FEATURES, POLICY)
+    found = judged(frame(2), reference=small)
+    assert found.verdict.status is Status.INCONCLUSIVE
+    assert "the reference has 499 rows" in found.verdict.reason
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda f: f.drop("x"), "no such column in 5000 of 5000 rows"),
+        (lambda f: f.with_columns(x=pl.lit(None, pl.Float64)), "null or NaN in 5000 of 5000 rows"),
+        (lambda f: f.with_columns(x=pl.lit(math.nan)), "null or NaN in 5000 of 5000 rows"),
+        (lambda f: f.with_columns(x=pl.lit("n/a")), "unreadable type in 5000 of 5000 rows"),
+        (lambda f: f.with_columns(x=pl.concat_list("x")), "unreadable type in 5000 of 5000 rows"),
+    ],
+)
+@pytest.mark.parametrize("importance", [None, {"x": 0.0, "c": 1.0}])
+def test_a_column_that_has_no_values_any_more_fails_with_the_reason(change, told, importance):
+    found = judged(change(frame(2)), importance)
+    assert found.verdict.status is Status.FAIL
+    assert f"x: the column is entirely missing ({told}); in the reference 0.0% of rows were" in found.verdict.reason
+    assert by_name(found)["x"].missing_rate_current == 1.0
+
+
+def test_more_missing_values_are_drift():
+    holes = frame(2).with_columns(x=pl.when(pl.int_range(pl.len()) % 3 > 0).then("x"))
+    found = judged(holes)
+    x = by_name(found)["x"]
+    assert (x.status, x.missing_rate_reference) == (Status.FAIL, 0.0)
+    assert x.missing_rate_current == pytest.approx(1 / 3, abs=1e-3)
+    assert "missing: 0.0% -> 33.3% of rows" in x.reason
+
+
+def test_a_category_never_seen_is_drift():
+    new = frame(2).with_columns(c=pl.when(pl.int_range(pl.len()) % 5 == 0).then(pl.lit("SWF")).otherwise("c"))
+    found = by_name(judged(new))["c"]
+    assert found.status is Status.FAIL
+    assert "unseen: 0.0% -> 20.0% of rows" in found.reason
+
+
+@pytest.mark.parametrize(("value", "label"), [(math.inf, "above"), (-math.inf, "below")])
+def test_infinities_are_drift_and_not_missing(value, label):
+    wild = frame(2).with_columns(x=pl.when(pl.int_range(pl.len()) % 5 == 0).then(pl.lit(value)).otherwise("x"))
+    found = by_name(judged(wild))["x"]
+    assert (found.status, found.missing_rate_current) == (Status.FAIL, 0.0)
+    assert f"{label}: 0.0% -> 20.0%" in found.reason
+
+
+def test_a_constant_that_stays_has_not_moved_and_one_that_changes_has():
+    reference = build_reference(frame(1).with_columns(x=pl.lit(5.0)), FEATURES, POLICY)
+    assert by_name(judged(frame(2).with_columns(x=pl.lit(5.0)), reference=reference))["x"].psi == 0
+    found = judged(frame(2).with_columns(x=pl.lit(6.0)), reference=reference)
+    assert [f.feature for f in found.drifted] == ["x"]
+
+
+def test_a_column_without_values_on_both_sides_is_inconclusive_and_never_a_pass():
+    void = pl.lit(None, pl.Float64)
+    reference = build_reference(frame(1).with_columns(x=void), FEATURES, POLICY)
+    found = judged(frame(2).with_columns(x=void), reference=reference)
+    assert found.verdict.status is Status.INCONCLUSIVE
+    assert "x: no value in 5000 reference rows and none in 5000 current ones" in found.verdict.reason
+
+
+def test_values_where_the_reference_had_none_are_drift():
+    reference = build_reference(frame(1).with_columns(x=pl.lit(None, pl.Float64)), FEATURES, POLICY)
+    assert [f.feature for f in judged(frame(2), reference=reference).drifted] == ["x"]
+
+
+def test_a_number_that_became_a_text_of_the_same_number_has_not_moved():
+    assert judged(frame(2).with_columns(pl.col("x").cast(pl.String))).verdict.status is Status.PASS
+
+
+def test_a_feature_the_model_does_not_use_is_named_and_does_not_fail():
+    moved = frame(2, x_mean=1.5)
+    found = judged(moved, {"x": 0.0, "c": 12.0})
+    assert found.verdict.status is Status.PASS
+    assert [f.feature for f in found.watched] == ["x"]
+    assert "the model does not use it" in by_name(found)["x"].reason
+    assert judged(moved, {"c": 12.0}).verdict.status is Status.FAIL
+    assert judged(moved, {"x": 0.0, "c": 0.0}).verdict.status is Status.FAIL
+
+
+def test_importance_weighs_the_order_of_what_moved():
+    moved = frame(2, x_mean=1.5, c=(0.1, 0.3, 0.6))
+    plain = judged(moved)
+    assert [f.feature for f in plain.drifted] == ["x", "c"]
+    assert [f.feature for f in judged(moved, {"x": 1.0, "c": 99.0}).drifted] == ["c", "x"]
+
+
+def test_a_window_counted_on_other_bins_is_refused():
+    other = build_reference(frame(9), FEATURES, POLICY)
+    with pytest.raises(UsageError, match="bins"):
+        detect_drift(REFERENCE, profile(frame(2), other), POLICY)
+
+
+messy = st.one_of(st.none(), st.floats(), st.sampled_from(["JFK", "n/a", "1", ""]), st.booleans(), st.integers(-9, 9))
+
+
+@given(st.lists(messy, max_size=30), st.lists(messy, max_size=30), st.integers(1, 20))
+def test_whatever_comes_there_is_a_verdict_with_a_reason_and_no_pass_without_rows(x, c, least):
+    n = min(len(x), len(c))
+    current = pl.DataFrame(
+        {"x": pl.Series(x[:n], strict=False), "c": pl.Series(c[:n], strict=False), "score": pl.Series([0.5] * n)}
+    )
+    found = judged(current, policy=DriftPolicy(min_rows=least))
+    assert found.verdict.reason
+    assert len(found.features) == 3
+    assert all(f.reason for f in found.features)
+    assert found.verdict.status is not Status.PASS if n < least else found.verdict.status in Status

@@ -1,0 +1,1 @@
+"""Should we retrain, can we, and is the candidate better."""

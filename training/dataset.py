@@ -1,0 +1,75 @@
+"""The rows a model is fitted on, point in time and pinned to lake snapshots."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import polars as pl
+
+from features.labels import LABEL, labels
+from features.lake import EVENT_TIMESTAMP, Lake
+from features.store import ENTITY_KEY, historical, view_table
+from perennial.errors import UsageError
+from perennial.settings import Settings
+from pipelines.spec import Feature, PipelineSpec
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """What a candidate learns from, and the newer rows it is compared on.
+
+    Attributes:
+        pipeline: name of the pipeline.
+        as_of: the moment as which history was read (UTC).
+        features: the model's inputs, in order.
+        train: feature columns, `entity_key` (string), `event_timestamp` (UTC), `label` (boolean).
+        holdout: the same columns, later than every training row.
+        snapshots: the lake snapshot each table was read at.
+    """
+
+    pipeline: str
+    as_of: datetime
+    features: tuple[Feature, ...]
+    train: pl.DataFrame
+    holdout: pl.DataFrame
+    snapshots: Mapping[str, int]
+
+
+def build_training_set(spec: PipelineSpec, settings: Settings, lake: Lake, as_of: datetime) -> TrainingSet:
+    """Every labelled row known at `as_of`, its features as they were known at the scored event.
+
+    The newest stretch (`RetrainPolicy.holdout_s`) is kept from training: champion and candidate are compared on it.
+
+    Args:
+        spec: the pipeline.
+        settings: where Feast is.
+        lake: the pipeline's lake.
+        as_of: the moment as which history is read (UTC). Nothing that happened later can be in the result.
+
+    Returns:
+        The set, pinned: the snapshots name exactly the data it was made from.
+
+    Raises:
+        UsageError: there is no labelled row before `as_of`.
+    """
+    event = spec.event(spec.scored.topic)
+    tables = [event.table, spec.event(spec.label.topic).table, *(view_table(v) for v in spec.views)]
+    snapshots = {table: found for table in tables if (found := lake.snapshot_id(table)) is not None}
+    since = as_of - timedelta(seconds=spec.model.history_s) if spec.model.history_s else None
+    scored = lake.read(event.table, since, as_of, snapshot_id=snapshots.get(event.table))
+    scored = scored.unique([spec.scored.key], keep="first", maintain_order=True)
+    known = labels(lake, spec, since, as_of).select(ENTITY_KEY, LABEL)
+    scored = scored.join(known, left_on=spec.scored.key, right_on=ENTITY_KEY, how="inner", maintain_order="left")
+    if not scored.height:
+        raise UsageError(
+            f"{spec.name}: no labelled row is known at {as_of:%Y-%m-%d %H:%M} UTC; ingest more history or choose a later --as-of"
+        )
+    frame = (
+        historical(spec, settings, scored, snapshots)
+        .with_columns(scored.get_column(LABEL))
+        .sort(EVENT_TIMESTAMP, ENTITY_KEY)
+    )
+    split = pl.col(EVENT_TIMESTAMP) < as_of - timedelta(seconds=spec.retrain.holdout_s)
+    return TrainingSet(spec.name, as_of, spec.features, frame.filter(split), frame.filter(~split), snapshots)

@@ -1,0 +1,294 @@
+"""Counts of a window on bins frozen with the reference; counts add up, so a window of any length is a sum."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+
+import numpy as np
+import polars as pl
+
+from perennial.errors import StateError, UsageError
+from pipelines.spec import DriftPolicy, Feature
+from validation.bins import VOID, Counts, FeatureBins, FeatureCounts, bins_of
+
+SCORE = "score"
+"""The column of the model's scores, profiled as one more numeric feature."""
+
+VERSION = 1
+ROW_SCHEMA: Mapping[str, pl.DataType] = {
+    "window_start": pl.Datetime("us", "UTC"),
+    "reference": pl.String(),
+    "feature": pl.String(),
+    "bin": pl.String(),
+    "count": pl.Int64(),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Profile:
+    """How many rows of a window fell into each bin of a reference.
+
+    Attributes:
+        reference: fingerprint of the reference whose bins these are.
+        counts: int64 counts, read only; the reference says which stretch belongs to which feature.
+    """
+
+    reference: str
+    counts: Counts
+
+    def __post_init__(self) -> None:
+        counts = np.array(self.counts, dtype=np.int64)
+        counts.setflags(write=False)
+        object.__setattr__(self, "counts", counts)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Profile):
+            return NotImplemented
+        return self.reference == other.reference and np.array_equal(self.counts, other.counts)
+
+    def __hash__(self) -> int:
+        return hash((self.reference, self.counts.tobytes()))
+
+
+@dataclass(frozen=True)
+class ReferenceProfile:
+    """What a champion was trained on: frozen bins of each feature, and the reference's own counts on them.
+
+    Attributes:
+        features: bins of each feature and of the score.
+        counts: the reference's counts, the features' bins one after the other.
+    """
+
+    features: tuple[FeatureBins, ...]
+    counts: tuple[int, ...]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Identity of the bins: profiles with different fingerprints never add up."""
+        told = [[b.feature, b.kind, b.edges, b.categories, b.others] for b in self.features]
+        return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
+
+    @cached_property
+    def starts(self) -> Mapping[str, int]:
+        """Where each feature's bins start in a profile's counts."""
+        ends = np.cumsum([len(b.labels) for b in self.features]).tolist()
+        return dict(zip((b.feature for b in self.features), [0, *ends], strict=False))
+
+    @property
+    def profile(self) -> Profile:
+        """The reference's own counts."""
+        return Profile(self.fingerprint, np.array(self.counts, dtype=np.int64))
+
+    def empty(self) -> Profile:
+        """The profile of no rows: merging with it changes nothing."""
+        return Profile(self.fingerprint, np.zeros(len(self.counts), dtype=np.int64))
+
+    def of(self, profile: Profile, feature: str) -> FeatureCounts:
+        """One feature's counts; UsageError when the profile was counted on other bins, KeyError for another feature."""
+        _same_bins(self.fingerprint, profile)
+        start, bins = self.starts[feature], next(b for b in self.features if b.feature == feature)
+        counts = profile.counts[start : start + len(bins.labels)]
+        missing, absent, unreadable = (int(n) for n in counts[-len(VOID) :])
+        return FeatureCounts(counts[: -len(VOID)], missing, absent, unreadable)
+
+    def rows(self, profile: Profile) -> int:
+        """How many rows a profile counted."""
+        return self.of(profile, self.features[0].feature).rows
+
+    def to_json(self) -> str:
+        """The profile as JSON, as it travels with the model."""
+        features = [
+            {"feature": b.feature, "kind": b.kind, "edges": b.edges, "categories": b.categories, "others": b.others}
+            for b in self.features
+        ]
+        return json.dumps({"version": VERSION, "features": features, "counts": self.counts}, allow_nan=False)
+
+    @staticmethod
+    def from_json(text: str) -> ReferenceProfile:
+        """The profile that `to_json` wrote; StateError when it is not one, or of another version."""
+        mend = "retrain, or release a model that carries its reference profile"
+        try:
+            told = json.loads(text)
+            if told["version"] != VERSION:
+                raise StateError(f"reference profile has version {told['version']!r}, expected {VERSION}; {mend}.")
+            bins = tuple(
+                FeatureBins(
+                    feature=b["feature"],
+                    kind=b["kind"],
+                    edges=tuple(float(e) for e in b["edges"]),
+                    categories=tuple(b["categories"]),
+                    others=tuple(b["others"]),
+                )
+                for b in told["features"]
+            )
+            found = ReferenceProfile(bins, tuple(int(n) for n in told["counts"]))
+        except (ValueError, KeyError, TypeError) as error:
+            raise StateError(f"cannot read a reference profile from {text[:60]!r} ({error!r}); {mend}.") from error
+        if len(found.counts) != sum(len(b.labels) for b in bins) or not bins:
+            raise StateError(f"reference profile has {len(found.counts)} counts, which do not fit its bins; {mend}.")
+        return found
+
+
+def build_reference(
+    frame: pl.DataFrame, features: Sequence[Feature], policy: DriftPolicy, *, extra: Sequence[str] = (SCORE,)
+) -> ReferenceProfile:
+    """Freeze the bins on the reference data and count it.
+
+    Args:
+        frame: the rows a champion is held to, one column a feature, and the model's scores.
+        features: the model's inputs.
+        policy: how many bins.
+        extra: further numeric columns; by default the score.
+
+    Raises:
+        UsageError: the frame lacks a column, or there is nothing to profile.
+    """
+    kinds = {f.name: f.kind for f in features} | dict.fromkeys(extra, "numeric")
+    lacking = sorted(set(kinds) - set(frame.columns))
+    if lacking or not kinds:
+        raise UsageError(
+            f"the reference frame lacks the columns {lacking}; it has {sorted(frame.columns)}. "
+            "Build it from a training set with one column a feature and the model's scores."
+        )
+    bins = tuple(bins_of(frame.get_column(name), name, kind, policy.bins) for name, kind in kinds.items())
+    counts = [np.bincount(b.assign(frame), minlength=len(b.labels)) for b in bins]
+    return ReferenceProfile(bins, tuple(int(n) for n in np.concatenate(counts)))
+
+
+def profile(frame: pl.DataFrame, reference: ReferenceProfile) -> Profile:
+    """Count a frame on a reference's bins.
+
+    Args:
+        frame: any rows; a column it lacks is counted as absent, one of another type as far as it can be read.
+        reference: whose bins.
+    """
+    counts = [np.bincount(b.assign(frame), minlength=len(b.labels)) for b in reference.features]
+    return Profile(reference.fingerprint, np.concatenate(counts))
+
+
+def profile_by_hour(
+    frame: pl.DataFrame, reference: ReferenceProfile, timestamp_column: str
+) -> Mapping[datetime, Profile]:
+    """Count a frame on a reference's bins, each hour by itself, in one pass over the columns.
+
+    Args:
+        frame: rows with a UTC timestamp each.
+        reference: whose bins.
+        timestamp_column: the column that says which hour a row belongs to.
+
+    Returns:
+        Profiles by the UTC start of the hour, ascending; hours without rows are left out.
+
+    Raises:
+        UsageError: the column is not there, is not a timestamp with a time zone, or holds nulls.
+    """
+    dtype = frame.schema.get(timestamp_column)
+    if not isinstance(dtype, pl.Datetime) or dtype.time_zone is None:
+        raise UsageError(
+            f"column {timestamp_column!r} is {dtype}, expected a UTC timestamp (Datetime with time_zone='UTC')."
+        )
+    stamps = frame.get_column(timestamp_column).dt.convert_time_zone("UTC")
+    if stamps.null_count():
+        raise UsageError(
+            f"{stamps.null_count()} of {frame.height} rows have no {timestamp_column!r}; quarantine them first."
+        )
+    epochs, position = np.unique(stamps.dt.epoch("s").to_numpy() // 3600, return_inverse=True)
+    parts = []
+    for bins in reference.features:
+        width = len(bins.labels)
+        flat = np.bincount(position * width + bins.assign(frame), minlength=epochs.size * width)
+        parts.append(flat.reshape(epochs.size, width))
+    counts = np.concatenate(parts, axis=1)
+    return {
+        datetime.fromtimestamp(int(hour) * 3600, UTC): Profile(reference.fingerprint, row)
+        for hour, row in zip(epochs, counts, strict=True)
+    }
+
+
+def merge(a: Profile, b: Profile) -> Profile:
+    """The profile of both windows together; UsageError when they were counted on different bins."""
+    _same_bins(a.reference, b)
+    return Profile(a.reference, a.counts + b.counts)
+
+
+def merge_all(profiles: Iterable[Profile], reference: ReferenceProfile) -> Profile:
+    """The profile of any number of windows together, of none as well."""
+    found = list(profiles)
+    for one in found:
+        _same_bins(reference.fingerprint, one)
+    return Profile(reference.fingerprint, np.sum([one.counts for one in found], axis=0)) if found else reference.empty()
+
+
+def to_rows(profile: Profile, window_start: datetime, reference: ReferenceProfile) -> pl.DataFrame:
+    """A profile as rows for the lake: window_start, reference, feature, bin, count; empty bins are left out.
+
+    Args:
+        profile: counts of one window.
+        window_start: when the window starts, UTC-aware.
+        reference: whose bins they are.
+    """
+    _same_bins(reference.fingerprint, profile)
+    frame = pl.DataFrame(
+        {
+            "feature": [b.feature for b in reference.features for _ in b.labels],
+            "bin": [label for b in reference.features for label in b.labels],
+            "count": profile.counts,
+        },
+        schema_overrides={"feature": pl.String, "bin": pl.String},
+    )
+    return (
+        frame.filter(pl.col("count") > 0)
+        .with_columns(
+            pl.lit(window_start).cast(ROW_SCHEMA["window_start"]).alias("window_start"),
+            pl.lit(reference.fingerprint).alias("reference"),
+        )
+        .select(list(ROW_SCHEMA))
+    )
+
+
+def from_rows(rows: pl.DataFrame, reference: ReferenceProfile) -> Profile:
+    """The sum of the windows in rows that `to_rows` wrote.
+
+    Args:
+        rows: rows of any number of windows, in any order; those of other references are left aside.
+        reference: whose bins to read.
+
+    Raises:
+        StateError: a bin the reference does not have, or features that counted different numbers of rows.
+    """
+    mine = rows.filter(pl.col("reference") == reference.fingerprint)
+    summed = mine.group_by("feature", "bin").agg(pl.col("count").sum())
+    position = {
+        (b.feature, label): reference.starts[b.feature] + i
+        for b in reference.features
+        for i, label in enumerate(b.labels)
+    }
+    counts = np.zeros(len(reference.counts), dtype=np.int64)
+    for feature, label, count in summed.iter_rows():
+        if (feature, label) not in position:
+            raise StateError(
+                f"stored profile has bin {label!r} of {feature!r}, which its reference lacks; profile the window again."
+            )
+        counts[position[feature, label]] = count
+    found = Profile(reference.fingerprint, counts)
+    totals = {b.feature: reference.of(found, b.feature).rows for b in reference.features}
+    if len(set(totals.values())) > 1:
+        low, high = min(totals, key=totals.__getitem__), max(totals, key=totals.__getitem__)
+        raise StateError(
+            f"stored profile counts {totals[low]} rows of {low!r} but {totals[high]} of {high!r}: it was "
+            "written by half; profile the window again."
+        )
+    return found
+
+
+def _same_bins(fingerprint: str, profile: Profile) -> None:
+    if profile.reference != fingerprint:
+        raise UsageError(
+            f"a profile counted on the bins {profile.reference} cannot be read with {fingerprint}; "
+            "profile the window again on the current reference."
+        )

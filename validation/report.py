@@ -1,0 +1,189 @@
+"""What moved, for people: a short summary, a table, and Evidently's page on a bounded sample.
+
+The only module that touches Evidently.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+import polars as pl
+
+from perennial.errors import UsageError
+from validation.drift import DriftVerdict, FeatureDrift
+from validation.verdict import Status
+
+MAX_ROWS = 50_000
+"""Rows of each side that Evidently draws: it takes tens of seconds on a million, and the picture does not change."""
+
+HEADLINES: Mapping[Status, str] = {
+    Status.PASS: "The data has not moved",
+    Status.INCONCLUSIVE: "Too little data to tell whether the data has moved",
+    Status.ERROR: "Drift could not be checked",
+    Status.FAIL: "The data has moved",
+}
+
+
+@dataclass(frozen=True)
+class DriftReport:
+    """A page Evidently wrote.
+
+    Attributes:
+        path: where it is.
+        columns: what it shows.
+        left_out: columns it cannot show, each with the reason.
+    """
+
+    path: Path
+    columns: tuple[str, ...]
+    left_out: Mapping[str, str]
+
+
+def drift_markdown(
+    verdict: DriftVerdict, *, pipeline: str, window: tuple[datetime, datetime] | None = None, most: int = 15
+) -> str:
+    """A short summary in Markdown: what moved, by how much, and the columns, worst first.
+
+    Args:
+        verdict: what drift detection found.
+        pipeline: whose data it is.
+        window: start and end of the current window.
+        most: how many columns the table shows.
+    """
+    between = f", {window[0]:%Y-%m-%d %H:%M} to {window[1]:%Y-%m-%d %H:%M} UTC" if window else ""
+    lines = [
+        f"## {HEADLINES[verdict.verdict.status]}: {pipeline}{between}",
+        "",
+        f"{_escaped(verdict.verdict.reason)}.",
+        "",
+    ]
+    table = drift_table(verdict)[:most]
+    if table:
+        lines.append("| " + " | ".join(table[0]) + " |")
+        lines.append("| --- | ---: | ---: | ---: | --- | --- |")
+        lines.extend("| " + " | ".join(_escaped(cell) for cell in row.values()) + " |" for row in table)
+    if len(verdict.features) > most:
+        lines.extend(["", f"{len(verdict.features) - most} more columns moved less."])
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def drift_table(verdict: DriftVerdict) -> list[dict[str, str]]:
+    """One row a column, worst first, every cell a short text: elsewhere a raw float shows all its digits."""
+    return [
+        {
+            "column": f.feature,
+            "PSI": _rounded(f.psi),
+            "missing before": _percent(f.missing_rate_reference),
+            "missing now": _percent(f.missing_rate_current),
+            "state": _state(f),
+            "why": f.reason,
+        }
+        for f in verdict.features
+    ]
+
+
+def write_drift_report(
+    reference: pl.DataFrame, current: pl.DataFrame, path: Path, *, max_rows: int = MAX_ROWS, seed: int = 7
+) -> DriftReport:
+    """Write Evidently's drift page of two frames.
+
+    Its own drift scores differ from ours, because it bins both sides pooled: the page is to look at, not to decide by.
+
+    Args:
+        reference: the rows a champion was held to.
+        current: the rows of the current window.
+        path: where the HTML goes; its folder is made.
+        max_rows: rows drawn from each side at random.
+        seed: of the draw, so that the same rows give the same page.
+
+    Raises:
+        UsageError: no column can be shown, because a side is empty or they share none.
+    """
+    reference, current = (f.sample(min(max_rows, f.height), seed=seed) for f in (reference, current))
+    kinds, left_out = _showable(reference, current)
+    if not kinds:
+        raise UsageError(
+            f"there is no drift report to draw from {reference.height} reference and {current.height} current rows: "
+            f"{'; '.join(f'{c}: {why}' for c, why in left_out.items()) or 'no columns'}."
+        )
+    from evidently import DataDefinition, Dataset, Report
+    from evidently.presets import DataDriftPreset
+
+    definition = DataDefinition(
+        numerical_columns=[c for c, kind in kinds.items() if kind == "numeric"],
+        categorical_columns=[c for c, kind in kinds.items() if kind == "categorical"],
+    )
+    with warnings.catch_warnings():
+        # Constant columns make its statistics divide by zero, which it handles and NumPy and SciPy report.
+        warnings.simplefilter("ignore")
+        was, now = (
+            Dataset.from_pandas(_plain(f, kinds).to_pandas(), data_definition=definition) for f in (reference, current)
+        )
+        page = Report([DataDriftPreset()]).run(current_data=now, reference_data=was).get_html_str(as_iframe=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page, encoding="utf-8")
+    return DriftReport(path, tuple(kinds), left_out)
+
+
+def _showable(
+    reference: pl.DataFrame, current: pl.DataFrame
+) -> tuple[dict[str, Literal["numeric", "categorical"]], dict[str, str]]:
+    """The kind of each column both sides can show, and why the others cannot be."""
+    kinds: dict[str, Literal["numeric", "categorical"]] = {}
+    left_out: dict[str, str] = {}
+    for name in dict.fromkeys([*reference.columns, *current.columns]):
+        lacking = [side for side, f in (("reference", reference), ("current", current)) if name not in f.columns]
+        if lacking:
+            left_out[name] = f"not a column of the {lacking[0]} rows"
+            continue
+        found = {_kind(f.schema[name]) for f in (reference, current)}
+        kind = found.pop()
+        if found or kind is None:
+            left_out[name] = f"types {reference.schema[name]} and {current.schema[name]} cannot be drawn"
+        elif not all(_plain(f, {name: kind}).get_column(name).count() for f in (reference, current)):
+            left_out[name] = "one side has no values"
+        else:
+            kinds[name] = kind
+    return kinds, left_out
+
+
+def _kind(dtype: pl.DataType) -> Literal["numeric", "categorical"] | None:
+    if dtype.is_numeric():
+        return "numeric"
+    return "categorical" if dtype in (pl.String, pl.Boolean, pl.Categorical, pl.Enum) else None
+
+
+def _plain(frame: pl.DataFrame, kinds: Mapping[str, Literal["numeric", "categorical"]]) -> pl.DataFrame:
+    """The columns as floats and texts; infinities have no place in a histogram and become null."""
+    return frame.select(
+        pl.when(pl.col(c).cast(pl.Float64).is_finite()).then(pl.col(c).cast(pl.Float64)).alias(c)
+        if kind == "numeric"
+        else pl.col(c).cast(pl.String)
+        for c, kind in kinds.items()
+    )
+
+
+def _state(drift: FeatureDrift) -> str:
+    if drift.watched:
+        return "watched"
+    return {Status.PASS: "stable", Status.FAIL: "drifted"}.get(drift.status, "not known")
+
+
+def _rounded(value: float) -> str:
+    return f"{value:.3f}" if math.isfinite(value) else "-"
+
+
+def _percent(share: float) -> str:
+    return f"{share:.1%}" if math.isfinite(share) else "-"
+
+
+def _escaped(text: str) -> str:
+    """Text that Markdown shows as it is: categories come from outside and may hold anything."""
+    shown = "".join(f"\\{c}" if c in r"\`*_[]<>|" else c for c in text)
+    return " ".join(shown.split())
