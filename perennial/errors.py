@@ -12,6 +12,8 @@ The command line prints the sentence and no traceback. Anything else that escape
 
 from __future__ import annotations
 
+import errno
+
 
 class PerennialError(Exception):
     """An expected failure, told in one sentence with the offending value and the mend."""
@@ -43,3 +45,15 @@ class ConflictError(StateError):
 
 class StageError(PerennialError):
     """A stage of the loop ran and did not do its work."""
+
+
+def told(error: OSError) -> str:
+    """What the operating system refused, as a sentence with the mend."""
+    where = f" at {error.filename}" if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return (
+            f"the disk is full{where}; nothing that was committed is lost. Make room, then run the same command again"
+        )
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"not allowed to write{where} ({error.strerror}); choose another PERENNIAL_HOME or mend its permissions"
+    return f"{error.strerror or error}{where}; mend it, then run the same command again"

@@ -193,7 +193,7 @@ class Stack:
                 raise StageError(
                     f"{', '.join(unready)} did not answer within {START_LIMIT_S:.0f} s; see the logs in {logs}"
                 )
-            time.sleep(0.05)
+            time.sleep(0.1)
         self._write_file()
 
     def _probes(self) -> dict[str, Callable[[], bool]]:
@@ -228,7 +228,7 @@ class Stack:
             start = [_noida_binary(), "start", "--only", "kafka"]
             return [*start, "--data-dir", data, "--host", HOST, "--kafka-port", str(self._ports.kafka)]
         if name == "prefect":
-            return [sys.executable, "-m", "prefect", "server", "start", *port]
+            return [sys.executable, "-m", "flows.prefect_server", *port]
         if name == "mlflow":
             folder = self._root / "mlflow"
             folder.mkdir(exist_ok=True)

@@ -161,6 +161,9 @@ class DriftPolicy(Spec):
     """When a change of the data counts as drift."""
 
     window_s: int = Field(7 * 86_400, gt=0, description="Length of the current window, in seconds.")
+    reference_s: int = Field(
+        28 * 86_400, gt=0, description="Length of the newest stretch of training data to compare with."
+    )
     warn_at: float = Field(0.1, gt=0, description="PSI from which a feature is watched.")
     drift_at: float = Field(0.25, gt=0, description="PSI from which a feature has drifted.")
     bins: int = Field(10, gt=1, description="Quantile bins of a numeric feature.")

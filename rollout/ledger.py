@@ -6,8 +6,9 @@ Beside it lie the leases that keep canaries alive, and what the replicas of the 
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -255,7 +256,9 @@ class Ledger:
 
 def _set_up_sqlite(connection: Any, _record: Any) -> None:
     connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_S * 1000}")
-    connection.execute("PRAGMA journal_mode = WAL")
+    # The mode belongs to the file. Switching it does not wait for a lock, and who holds one is most likely switching too.
+    with suppress(sqlite3.OperationalError):
+        connection.execute("PRAGMA journal_mode = WAL")
 
 
 def _first_line(error: Exception) -> str:

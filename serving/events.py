@@ -50,7 +50,7 @@ def _value(event: Mapping[str, Any], field: EventField, spec: EventSpec, row: in
         raise UsageError(f"event {row}: field {field.name!r} {how}; {spec.topic} needs a {field.type}")
     if field.type == "timestamp" and kind is str:
         return _timestamp(value, field, row)
-    if field.type == "float" and kind in (int, float) and math.isfinite(value):
+    if field.type == "float" and (math.isfinite(value) if kind is float else kind is int and value in INT64):
         return float(value)
     if field.type == "int" and kind is int and value in INT64:
         return value
@@ -70,11 +70,11 @@ def _is_text(value: str) -> bool:
 def _timestamp(value: str, field: EventField, row: int) -> datetime:
     try:
         parsed = datetime.fromisoformat(value)
-    except ValueError:
-        parsed = None
-    if parsed is None or parsed.tzinfo is None:
-        raise UsageError(
-            f"event {row}: field {field.name!r} is {value!r:.100}; give an ISO 8601 time with its zone, "
-            "such as 2013-03-01T14:05:00Z"
-        )
-    return parsed.astimezone(UTC)
+        if parsed.tzinfo is not None:
+            return parsed.astimezone(UTC)
+    except (ValueError, OverflowError):  # not a time, or one whose UTC lies before the year 1
+        pass
+    raise UsageError(
+        f"event {row}: field {field.name!r} is {value!r:.100}; give an ISO 8601 time with its zone, "
+        "such as 2013-03-01T14:05:00Z"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -105,5 +106,6 @@ def write_atomically(path: Path, content: bytes) -> None:
             finally:
                 os.close(folder)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise StateError(f"{path} cannot be written ({error.strerror}); make room or choose another folder") from error

@@ -70,12 +70,12 @@ def decide(
     """
     staleness_s = (as_of - history.trained_as_of).total_seconds() if history.trained_as_of else None
     causes = _causes(verdicts, staleness_s, policy)
-    hindrance = _hindrance(history, policy, as_of)
+    hindered = hindrance(history, policy, as_of)
     if staleness_s is None:
         reason = f"retrain: there is no champion; {history.new_labels} labels"
-    elif hindrance:
+    elif hindered:
         wish = f", although {'; '.join(causes.values())}" if causes else ""
-        reason = f"no retrain: {hindrance}{wish}"
+        reason = f"no retrain: {hindered}{wish}"
     elif causes:
         reason = f"retrain: {'; '.join(causes.values())}; {history.new_labels} new labels"
     else:
@@ -83,7 +83,7 @@ def decide(
         age = f"the champion is {_days(staleness_s)} old, at most {_days(policy.max_age_s)}"
         reason = f"no retrain: {', '.join([*(f'{name} passed' for name in passed), age])}"
     return RetrainDecision(
-        retrain=bool(causes) and (staleness_s is None or hindrance is None),
+        retrain=bool(causes) and (staleness_s is None or hindered is None),
         reason="; ".join([reason, *_unclear(verdicts)]),
         triggers=tuple(causes),
         cost_usd=policy.cost_usd,
@@ -106,8 +106,8 @@ def _causes(verdicts: Mapping[str, Verdict], staleness_s: float | None, policy: 
     return causes
 
 
-def _hindrance(history: ChampionHistory, policy: RetrainPolicy, as_of: datetime) -> str | None:
-    """The first thing that speaks against a retrain now."""
+def hindrance(history: ChampionHistory, policy: RetrainPolicy, as_of: datetime) -> str | None:
+    """The first thing that speaks against a retrain now, as a clause with numbers; None if nothing does."""
     if history.rollout_in_flight:
         return "a rollout is in flight"
     if history.last_attempt is not None:

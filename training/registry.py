@@ -103,6 +103,17 @@ def set_alias(tracking_uri: str, name: str, alias: str, version: str) -> None:
         server.call("POST", "registered-models/alias", name=name, alias=alias, version=version)
 
 
+def delete_alias(tracking_uri: str, name: str, alias: str) -> None:
+    """Take an alias away from a registered model; it need not be there.
+
+    Raises:
+        UnreachableError: MLflow does not answer.
+    """
+    absent = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+    with _Server(tracking_uri) as server:
+        server.call("DELETE", "registered-models/alias", accept=absent, name=name, alias=alias)
+
+
 def get(tracking_uri: str, name: str, alias_or_version: str) -> ModelVersion | None:
     """The version a number or an alias means; None when there is none.
 
@@ -152,7 +163,7 @@ class _Server:
             if method == "GET":
                 response = self.client.get(url, params=arguments)
             else:
-                response = self.client.post(url, json=arguments)
+                response = self.client.request(method, url, json=arguments)
         except httpx.TransportError as error:
             raise UnreachableError(
                 f"MLflow does not answer at {self.address} ({type(error).__name__}); "

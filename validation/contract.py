@@ -6,6 +6,7 @@ The only module that touches Great Expectations.
 from __future__ import annotations
 
 import logging
+import re
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -53,7 +54,7 @@ def validate(frame: pl.DataFrame, expectations: tuple[Expectation, ...], name: s
         name: what the batch is, for the sentences.
 
     Raises:
-        UsageError: an expectation lacks what its kind needs (a bound, a set, a pattern).
+        UsageError: an expectation lacks what its kind needs (a bound, a set, a pattern that compiles).
     """
     for expectation in expectations:
         _check(expectation)
@@ -114,6 +115,12 @@ def _check(expectation: Expectation) -> None:
     }.get(expectation.kind)
     if lacks:
         raise UsageError(f"the expectation {expectation.kind!r} of column {expectation.column!r} needs {lacks}.")
+    try:
+        re.compile(expectation.pattern or "")
+    except re.error as error:
+        raise UsageError(
+            f"the pattern {expectation.pattern!r} of column {expectation.column!r} is no regular expression: {error}."
+        ) from error
 
 
 def _misfit(expectation: Expectation, schema: Mapping[str, pl.DataType]) -> str | None:

@@ -13,7 +13,7 @@ import pytest
 
 from perennial.errors import StateError, UnreachableError, UsageError
 from training import registry
-from training.registry import get, register, set_alias
+from training.registry import delete_alias, get, register, set_alias
 
 
 def bundle(directory: Path, content: bytes, created: str = "2024-05-01") -> Path:
@@ -144,3 +144,12 @@ def test_an_address_that_is_no_server_is_refused() -> None:
 def test_a_server_that_proxies_artifacts_is_refused() -> None:
     with pytest.raises(UsageError, match="--no-serve-artifacts"):
         registry._as_uri("mlflow-artifacts:/1/abc/artifacts", "http://127.0.0.1:5000")
+
+
+def test_a_deleted_alias_is_gone_and_can_be_deleted_again(mlflow_server: str, tmp_path: Path) -> None:
+    made = enroll(mlflow_server, "deleted", bundle(tmp_path / "a", b"1"))
+    set_alias(mlflow_server, "deleted", "challenger", made.version)
+    for _ in range(2):
+        delete_alias(mlflow_server, "deleted", "challenger")
+        assert get(mlflow_server, "deleted", "challenger") is None
+    assert get(mlflow_server, "deleted", made.version) == made

@@ -226,7 +226,7 @@ def fails(batch, expectation):
     return [v is not None and not test(v) for v in values], sum(v is not None for v in values)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(batches, st.lists(kinds, min_size=1, max_size=4))
 def test_great_expectations_agrees_with_plain_python(batch, contract):
     found = validate(batch, tuple(contract), "batch")

@@ -66,7 +66,7 @@ def rows(n, seed, shift=0.0):
     return pl.DataFrame(
         {
             "distance": rng.normal(shift, 1, n),
-            "origin": rng.choice(["JFK", "LGA", None], n),
+            "origin": pl.Series(rng.choice(["JFK", "LGA", ""], n), dtype=pl.String).replace("", None),
             "late": rng.random(n) < 0.3,
             "constant": np.ones(n),
             "wild": np.where(rng.random(n) < 0.05, np.inf, rng.normal(size=n)),

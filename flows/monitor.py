@@ -1,0 +1,175 @@
+"""Predictions -> contract -> drift -> performance -> does a retrain pay."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import polars as pl
+from prefect import flow, get_run_logger, task
+from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
+from prefect.cache_policies import NO_CACHE
+
+from features.labels import PREDICTIONS, outcomes
+from features.lake import CREATED_TIMESTAMP
+from features.store import ENTITY_KEY
+from flows.context import Context, announce, champion, moment, open_context
+from perennial.errors import UsageError
+from rollout.ledger import Model
+from serving.predictor import BUNDLE_FILE, read_bundle_file
+from training.decision import RetrainDecision, decide
+from training.history import champion_history
+from validation.contract import ValidationResult, validate
+from validation.drift import DriftVerdict, detect_drift
+from validation.log import previous_status, record_verdicts
+from validation.performance import PerformanceVerdict, measure_performance
+from validation.profile import ReferenceProfile, profile
+from validation.report import drift_markdown, drift_table
+from validation.verdict import Status, Verdict
+
+QUARANTINE = "quarantine"
+REFERENCE_FILE = "reference_profile.json"
+EVENTS = {
+    "data": "perennial.data.invalid",
+    "drift": "perennial.drift.detected",
+    "performance": "perennial.performance.degraded",
+}
+
+
+@dataclass(frozen=True)
+class MonitorSummary:
+    """What one monitoring run found and decided.
+
+    Attributes:
+        verdicts: of the checks "data", "drift" and "performance".
+        decision: whether a retrain pays.
+        alerts: checks whose failure is news: it was not failing the last time.
+    """
+
+    verdicts: dict[str, Verdict]
+    decision: RetrainDecision
+    alerts: tuple[str, ...]
+
+
+@task(cache_policy=NO_CACHE)
+def validate_window(pipeline: str, since: datetime, until: datetime) -> ValidationResult:
+    """Judge the window's feature rows by the contract; keep those that fail it aside."""
+    context = open_context(pipeline)
+    rows = (
+        context.lake.read(PREDICTIONS, since, until) if context.lake.exists(PREDICTIONS) else _no_predictions(context)
+    )
+    result = validate(rows, context.spec.contract, f"{pipeline} features")
+    quarantine = result.quarantined
+    if quarantine.height and context.lake.exists(QUARANTINE):
+        quarantine = quarantine.join(context.lake.read(QUARANTINE, columns=(ENTITY_KEY,)), on=ENTITY_KEY, how="anti")
+    if quarantine.height:
+        context.lake.append(QUARANTINE, quarantine, partition_by=None)
+    return result
+
+
+@task(cache_policy=NO_CACHE)
+def find_drift(pipeline: str, rows: pl.DataFrame, model: Model) -> DriftVerdict:
+    """Compare the window's profile with the champion's reference."""
+    spec = open_context(pipeline).spec
+    reference = ReferenceProfile.from_json(read_bundle_file(model.uri, REFERENCE_FILE).decode())
+    importance = json.loads(read_bundle_file(model.uri, BUNDLE_FILE)).get("importance")
+    return detect_drift(reference, profile(rows, reference), spec.drift, importance)
+
+
+@task(cache_policy=NO_CACHE)
+def measure(pipeline: str, as_of: datetime, model: Model) -> PerformanceVerdict:
+    """Compare the predictions whose outcome is known with it."""
+    context = open_context(pipeline)
+    policy = context.spec.performance
+    since = as_of - timedelta(seconds=policy.window_s)
+    expected = json.loads(read_bundle_file(model.uri, BUNDLE_FILE)).get("holdout", {}).get("auc")
+    known = (
+        outcomes(context.lake, context.spec, since, as_of).frame
+        if context.lake.exists(PREDICTIONS)
+        else _no_predictions(context).with_columns(pl.lit(None, dtype=pl.Boolean).alias("label"))
+    )
+    return measure_performance(known, expected, policy)
+
+
+@task(cache_policy=NO_CACHE)
+def decide_retrain(pipeline: str, verdicts: dict[str, Verdict], as_of: datetime) -> RetrainDecision:
+    """Does a retrain pay now."""
+    context = open_context(pipeline)
+    history = champion_history(context.lake, context.ledger, context.spec, as_of)
+    return decide(verdicts, history, context.spec.retrain, as_of)
+
+
+@task(cache_policy=NO_CACHE)
+def keep_verdicts(pipeline: str, verdicts: dict[str, Verdict], as_of: datetime) -> tuple[str, ...]:
+    """Keep what was found; which failures are news."""
+    lake = open_context(pipeline).lake
+    failed = [check for check, verdict in verdicts.items() if verdict.status is Status.FAIL]
+    news = tuple(check for check in failed if previous_status(lake, check, as_of) != Status.FAIL.name)
+    record_verdicts(lake, verdicts, as_of, moment(None))
+    return news
+
+
+@flow(name="monitor", flow_run_name="monitor {pipeline}")
+async def monitor(pipeline: str = "flights", as_of: datetime | None = None) -> MonitorSummary:
+    """Is the data fit, has it moved, is the model still good, and does a retrain pay.
+
+    Args:
+        pipeline: Name of the pipeline, a folder below `pipelines/`.
+        as_of: The run's clock in UTC; none = now. The window ends here.
+    """
+    context, now = open_context(pipeline), moment(as_of)
+    model = champion(context)
+    if model is None:
+        raise UsageError(f"{pipeline} has no champion to monitor yet; run `perennial retrain {pipeline}` first")
+    since = now - timedelta(seconds=context.spec.drift.window_s)
+    batch = validate_window(pipeline, since, now)
+    drift = find_drift(pipeline, batch.valid, model)
+    performance = measure(pipeline, now, model)
+    verdicts = {"data": batch.verdict, "drift": drift.verdict, "performance": performance.verdict}
+    decision = decide_retrain(pipeline, verdicts, now)
+    news = keep_verdicts(pipeline, verdicts, now)
+    await publish(pipeline, verdicts, drift, decision, (since, now))
+    for check in news:
+        get_run_logger().warning("%s: %s", EVENTS[check], verdicts[check].reason)
+        announce(
+            EVENTS[check],
+            pipeline,
+            {"as_of": now.isoformat(), **verdicts[check].as_dict(), "decision": decision.reason},
+        )
+    if decision.retrain:
+        announce("perennial.retrain.needed", pipeline, {"as_of": now.isoformat(), "reason": decision.reason})
+    return MonitorSummary(verdicts, decision, news)
+
+
+async def publish(
+    pipeline: str,
+    verdicts: dict[str, Verdict],
+    drift: DriftVerdict,
+    decision: RetrainDecision,
+    window: tuple[datetime, datetime],
+) -> None:
+    """What a person sees in the Prefect UI: a summary and the columns, worst first."""
+    lines = [f"# {pipeline}, {window[0]:%Y-%m-%d} to {window[1]:%Y-%m-%d %H:%M} UTC", ""]
+    lines += [f"- **{check}: {verdict.status.name}**. {verdict.reason}" for check, verdict in verdicts.items()]
+    lines += ["", f"**Decision.** {decision.reason}", "", drift_markdown(drift, pipeline=pipeline, window=window)]
+    key = pipeline.replace("_", "-")
+    await acreate_markdown_artifact(
+        "\n".join(lines), key=f"monitor-{key}", description=f"What monitoring found in {pipeline}"
+    )
+    table = drift_table(drift)
+    if table:
+        await acreate_table_artifact(table, key=f"drift-{key}", description=f"How far each column of {pipeline} moved")
+
+
+def _no_predictions(context: Context) -> pl.DataFrame:
+    kinds = {"numeric": pl.Float64(), "categorical": pl.String()}
+    return pl.DataFrame(
+        schema={
+            ENTITY_KEY: pl.String(),
+            "event_timestamp": pl.Datetime("us", "UTC"),
+            **{f.name: kinds[f.kind] for f in context.spec.features},
+            "score": pl.Float64(),
+            CREATED_TIMESTAMP: pl.Datetime("us", "UTC"),
+        }
+    )

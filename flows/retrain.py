@@ -1,0 +1,190 @@
+"""Should we -> training set -> fit -> compare with the champion -> register -> challenger."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import polars as pl
+from prefect import flow, get_run_logger, task
+from prefect.artifacts import acreate_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+
+from features.labels import LABEL
+from features.lake import EVENT_TIMESTAMP
+from flows.context import announce, champion, moment, open_context, predictor
+from flows.monitor import REFERENCE_FILE
+from pipelines.spec import Family
+from rollout.ledger import Model
+from serving.batch import SCORE
+from training import registry
+from training.dataset import TrainingSet, build_training_set
+from training.decision import hindrance
+from training.export import export
+from training.fit import Candidate, fit
+from training.gate import GateResult, compare, evaluate, render_markdown
+from training.history import Retrain, champion_history, record_retrain
+from training.importance import importance
+from training.registry import ModelVersion
+from validation.profile import build_reference
+from validation.verdict import Status
+
+CHALLENGER = "challenger"
+PARITY_ROWS = 2_000
+DECISIONS = {Status.PASS: "accepted", Status.FAIL: "rejected"}
+
+
+@dataclass(frozen=True)
+class RetrainSummary:
+    """What became of a retrain.
+
+    Attributes:
+        decision: "accepted", "rejected", "held", or "skipped" when it did not run.
+        reason: the gate's sentence, or why it did not run.
+        gate: the comparison; None when it did not run.
+        version: the candidate's version in the registry; None when it did not run.
+    """
+
+    decision: str
+    reason: str
+    gate: GateResult | None
+    version: str | None
+
+
+@task(cache_policy=NO_CACHE)
+def check_again(pipeline: str, as_of: datetime) -> str | None:
+    """What speaks against a retrain now, if anything: the event that asked for it may have come twice, or late."""
+    context = open_context(pipeline)
+    history = champion_history(context.lake, context.ledger, context.spec, as_of)
+    return hindrance(history, context.spec.retrain, as_of) if history.trained_as_of else None
+
+
+@task(cache_policy=NO_CACHE)
+def assemble(pipeline: str, as_of: datetime) -> TrainingSet:
+    """Every labelled row known at that moment, pinned to lake snapshots."""
+    context = open_context(pipeline)
+    return build_training_set(context.spec, context.settings, context.lake, as_of)
+
+
+@task(cache_policy=NO_CACHE)
+def train(pipeline: str, training_set: TrainingSet, family: Family) -> Candidate:
+    """Fit the candidate; a fit that was killed goes on from its checkpoint."""
+    context = open_context(pipeline)
+    model = context.spec.model.model_copy(update={"family": family})
+    return fit(training_set, model, model.seed, work_dir(pipeline, training_set.as_of, family) / "checkpoint")
+
+
+@task(cache_policy=NO_CACHE)
+def write_bundle(pipeline: str, training_set: TrainingSet, candidate: Candidate) -> Path:
+    """Export the candidate with what monitoring will hold it to."""
+    spec = open_context(pipeline).spec
+    rows = pl.concat([training_set.train, training_set.holdout])
+    recent = rows.filter(pl.col(EVENT_TIMESTAMP) >= training_set.as_of - timedelta(seconds=spec.drift.reference_s))
+    scored = recent.with_columns(pl.Series(SCORE, candidate.predict(recent)))
+    reference = build_reference(scored, spec.features, spec.drift)
+    holdout = evaluate(candidate.predict(training_set.holdout), training_set.holdout.get_column(LABEL).to_numpy())
+    metadata = {
+        "holdout": {k: v for k, v in holdout.items() if math.isfinite(v)},
+        "importance": importance(candidate),
+        "snapshots": dict(training_set.snapshots),
+        # A retrain of the same moment makes the same bundle, so that a repeated run finds the version it made before.
+        "created": training_set.as_of.isoformat(),
+    }
+    return export(
+        candidate,
+        work_dir(pipeline, training_set.as_of, candidate.family) / "bundle",
+        rows.sample(min(PARITY_ROWS, rows.height), seed=candidate.seed),
+        metadata,
+        {REFERENCE_FILE: reference.to_json().encode()},
+    )
+
+
+@task(cache_policy=NO_CACHE)
+def compare_models(pipeline: str, training_set: TrainingSet, bundle: Path, model: Model | None) -> GateResult:
+    """Champion and candidate on the same newest rows, which neither has learned from."""
+    spec = open_context(pipeline).spec
+    labels = training_set.holdout.get_column(LABEL).to_numpy()
+    candidate = evaluate(predictor(str(bundle)).predict(training_set.holdout), labels)
+    incumbent = evaluate(predictor(model.uri).predict(training_set.holdout), labels) if model else None
+    return compare(incumbent, candidate, spec.gate)
+
+
+@task(cache_policy=NO_CACHE)
+def register(
+    pipeline: str, training_set: TrainingSet, bundle: Path, candidate: Candidate, gate: GateResult, reason: str
+) -> ModelVersion:
+    """Keep the candidate in MLflow with its metrics and where its data came from; the better one becomes challenger."""
+    context = open_context(pipeline)
+    outcome = DECISIONS.get(gate.verdict.status, "held")
+    version = registry.register(
+        context.settings.mlflow_tracking_uri,
+        pipeline,
+        bundle,
+        params={"family": candidate.family, "seed": candidate.seed, "training_rows": candidate.training_rows},
+        metrics={
+            **{f"candidate_{row.metric}": row.candidate for row in gate.rows},
+            **{f"champion_{row.metric}": row.champion for row in gate.rows if math.isfinite(row.champion)},
+        },
+        tags={"as_of": training_set.as_of.isoformat(), "reason": reason, "gate": outcome},
+        lineage={f"snapshot.{table}": snapshot for table, snapshot in training_set.snapshots.items()},
+    )
+    if outcome == "accepted":
+        registry.set_alias(context.settings.mlflow_tracking_uri, pipeline, CHALLENGER, version.version)
+    return version
+
+
+@flow(name="retrain", flow_run_name="retrain {pipeline}")
+async def retrain(
+    pipeline: str = "flights",
+    as_of: datetime | None = None,
+    family: Family | None = None,
+    reason: str = "by hand",
+    force: bool = True,
+) -> RetrainSummary:
+    """Fit a candidate and hold it against the champion.
+
+    Args:
+        pipeline: Name of the pipeline, a folder below `pipelines/`.
+        as_of: The moment as which history is read, UTC; none = now.
+        family: The model family; none = the pipeline's own.
+        reason: Why, for the record.
+        force: Retrain even during the cooldown, a rollout, or with few new labels. Off for retrains that monitoring asks for.
+    """
+    context, now = open_context(pipeline), moment(as_of)
+    if not force and (hindered := check_again(pipeline, now)):
+        get_run_logger().info("no retrain: %s", hindered)
+        return RetrainSummary("skipped", hindered, None, None)
+    training_set = assemble(pipeline, now)
+    candidate = train(pipeline, training_set, family or context.spec.model.family)
+    bundle = write_bundle(pipeline, training_set, candidate)
+    incumbent = champion(context)
+    gate = compare_models(pipeline, training_set, bundle, incumbent)
+    version = register(pipeline, training_set, bundle, candidate, gate, reason)
+    outcome = DECISIONS.get(gate.verdict.status, "held")
+    auc = next(row for row in gate.rows if row.metric == "auc")
+    record_retrain(
+        context.lake,
+        Retrain(
+            now, reason, candidate.family, outcome, gate.verdict.reason, auc.champion, auc.candidate, version.version
+        ),
+        moment(None),
+    )
+    await acreate_markdown_artifact(
+        f"# {pipeline} version {version.version}: {outcome}\n\n{reason}\n\n{render_markdown(gate)}",
+        key=f"gate-{pipeline.replace('_', '-')}",
+        description=f"Candidate {version.version} of {pipeline} against the champion",
+    )
+    shutil.rmtree(work_dir(pipeline, now, candidate.family), ignore_errors=True)
+    if outcome == "accepted":
+        announce("perennial.candidate.accepted", pipeline, {"as_of": now.isoformat(), "version": version.version})
+    else:
+        get_run_logger().warning("version %s is %s: %s", version.version, outcome, gate.verdict.reason)
+    return RetrainSummary(outcome, gate.verdict.reason, gate, version.version)
+
+
+def work_dir(pipeline: str, as_of: datetime, family: str) -> Path:
+    """Where a retrain of that moment keeps its progress until it is registered."""
+    return open_context(pipeline).settings.root / "retrain" / f"{pipeline}-{as_of:%Y%m%dT%H%M%S}-{family}"

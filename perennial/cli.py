@@ -1,0 +1,252 @@
+"""The command line. Heavy libraries are imported by the command that needs them, so that --help answers at once."""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from perennial.errors import PerennialError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+app = typer.Typer(
+    name="perennial",
+    help="Keeps machine-learning models fresh: stream, validate, watch for drift, retrain, gate, canary, roll back.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+T = TypeVar("T")
+PipelineName = Annotated[str, typer.Argument(help="Name of the pipeline: a folder below pipelines/.")]
+AsOf = Annotated[
+    str | None, typer.Option(help="The run's clock in UTC, such as 2013-03-01 or 2013-03-01T12:00; default now.")
+]
+
+
+class FamilyName(StrEnum):
+    """Model families, for the command line."""
+
+    lightgbm = "lightgbm"
+    pytorch = "pytorch"
+
+
+@app.command()
+def demo(
+    through: Annotated[str, typer.Option(help="Last simulated day of 2013.")] = "2013-04-30",
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave everything running at the end, to look around.")] = False,
+) -> None:
+    """Watch a model being kept fresh, from the first event to a bad release that is rolled back."""
+    from perennial.demo import run_demo
+
+    raise typer.Exit(run_demo(moment(through), json_file, keep))
+
+
+@app.command()
+def up(
+    kafka_port: Annotated[int, typer.Option(help="Port of the Kafka broker.")] = 9092,
+    prefect_port: Annotated[int, typer.Option(help="Port of the Prefect server.")] = 4200,
+    mlflow_port: Annotated[int, typer.Option(help="Port of the MLflow server.")] = 5000,
+    scoring_port: Annotated[int, typer.Option(help="Port of the scoring service.")] = 8000,
+) -> None:
+    """Start the local stack and stay: Kafka, Prefect with a worker, MLflow, scoring. Ctrl-C stops it all."""
+    from rich.console import Console
+
+    from perennial.ports import StackPorts
+    from perennial.settings import settings
+    from perennial.stack import start_stack
+    from perennial.tables import services_table
+
+    console = Console()
+    ports = StackPorts(kafka=kafka_port, prefect=prefect_port, mlflow=mlflow_port, scoring=scoring_port)
+    with start_stack(settings(), ports, on_progress=console.print) as stack:
+        console.print(services_table(stack.services))
+        console.print("Ctrl-C stops everything.")
+        stack.wait()
+
+
+@app.command()
+def replay(
+    pipeline: PipelineName,
+    from_: Annotated[str, typer.Option("--from", help="First day (UTC).")],
+    to: Annotated[str, typer.Option("--to", help="First day that is left out (UTC).")],
+    speed: Annotated[
+        float | None, typer.Option(help="Times real time; default as fast as the broker takes it.")
+    ] = None,
+) -> None:
+    """Produce a pipeline's historical events to Kafka, in the order in which they happened."""
+    from features.replay import replay as produce
+    from flows.context import open_context
+
+    start, end = moment(from_), moment(to)
+    if start >= end:
+        raise UsageError(f"--from {from_} is not before --to {to}; the days in between are replayed")
+    if speed is not None and speed <= 0:
+        raise UsageError(f"--speed {speed} is not above 0; 1 is real time, 3600 an hour in a second")
+    context = open_context(pipeline)
+    counts = produce(
+        context.settings,
+        context.spec,
+        start,
+        end,
+        speed,
+        on_slice=lambda at, n: print(f"{at:%Y-%m-%d %H:%M}  {n} events"),
+    )
+    if not sum(counts.values()):
+        raise UsageError(f"{pipeline} has no events between {from_} and {to}")
+    print("\n".join(f"{topic}: {count}" for topic, count in counts.items()))
+
+
+@app.command()
+def ingest(pipeline: PipelineName, as_of: AsOf = None) -> None:
+    """Take in what Kafka holds: event lake, features, online store."""
+    connect()
+    from flows.ingest import ingest as flow
+
+    summary = run(flow(pipeline, moment(as_of) if as_of else None))
+    for topic in summary.topics:
+        print(f"{topic.topic}: {topic.ingested} events, {topic.dead_lettered} dead letters")
+    for view in summary.views:
+        print(f"{view.view}: {view.rows} feature rows, {view.online_keys} keys online")
+
+
+@app.command()
+def score(pipeline: PipelineName, as_of: AsOf = None) -> None:
+    """Score what came in since the last run."""
+    connect()
+    from flows.score import score as flow
+
+    summary = run(flow(pipeline, moment(as_of) if as_of else None))
+    print(f"{summary.scored_rows} predictions by version {summary.version}")
+
+
+@app.command()
+def monitor(pipeline: PipelineName, as_of: AsOf = None) -> None:
+    """Validate, look for drift, measure performance, and ask for a retrain when it pays."""
+    connect()
+    from flows.monitor import monitor as flow
+
+    summary = run(flow(pipeline, moment(as_of) if as_of else None))
+    for check, verdict in summary.verdicts.items():
+        print(f"{check}: {verdict.status.name}. {verdict.reason}")
+    print(summary.decision.reason)
+
+
+@app.command()
+def retrain(
+    pipeline: PipelineName,
+    as_of: AsOf = None,
+    family: Annotated[FamilyName | None, typer.Option(help="Model family; default the pipeline's own.")] = None,
+    reason: Annotated[str, typer.Option(help="Why, for the record.")] = "by hand",
+) -> None:
+    """Fit a candidate and hold it against the champion."""
+    connect()
+    from flows.retrain import retrain as flow
+
+    summary = run(flow(pipeline, moment(as_of) if as_of else None, family.value if family else None, reason))
+    print(f"version {summary.version}: {summary.decision}. {summary.reason}")
+    if summary.decision == "accepted":
+        print(f"It is the challenger now. The running stack rolls it out; without one: `perennial rollout {pipeline}`.")
+
+
+@app.command()
+def rollout(pipeline: PipelineName, as_of: AsOf = None) -> None:
+    """Bring the challenger into service behind a canary."""
+    connect()
+    from flows.rollout import rollout as flow
+
+    print(run(flow(pipeline, moment(as_of) if as_of else None)))
+
+
+@app.command()
+def release(
+    pipeline: PipelineName, version: Annotated[str, typer.Option(help="A registered version, such as 7.")]
+) -> None:
+    """Make a registered version the challenger by hand, past the gate, and roll it out behind the canary."""
+    connect()
+    from flows.context import open_context
+    from flows.retrain import CHALLENGER
+    from flows.rollout import rollout as flow
+    from training import registry
+
+    context = open_context(pipeline)
+    if registry.get(context.settings.mlflow_tracking_uri, pipeline, version) is None:
+        raise UsageError(f"{pipeline} has no version {version!r} in MLflow; `perennial retrain {pipeline}` makes one")
+    registry.set_alias(context.settings.mlflow_tracking_uri, pipeline, CHALLENGER, version)
+    print(run(flow(pipeline)))
+
+
+@app.command()
+def rollback(pipeline: PipelineName, reason: Annotated[str, typer.Option(help="Why, for the record.")]) -> None:
+    """Take the canary out of service, or return from the champion to the one before it."""
+    from flows.context import moment as now
+    from flows.context import open_context
+    from rollout.controller import rollback as back
+
+    entry = back(open_context(pipeline).ledger, pipeline, reason, now(None))
+    print(f"version {entry.champion.version if entry.champion else None} serves {pipeline}")
+
+
+@app.command()
+def init(name: Annotated[str, typer.Argument(help="Name of the new pipeline, lower case, such as payments.")]) -> None:
+    """Write a new, working pipeline folder to start from."""
+    from perennial.scaffold import init_pipeline
+    from perennial.settings import settings
+
+    directory = settings().pipelines_dir or Path(__file__).parent.parent / "pipelines"
+    print(f"{init_pipeline(name, directory)} is ready; `make test` checks it")
+
+
+def moment(text: str) -> datetime:
+    """A date or date and time in UTC, from text.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise UsageError(f"{text!r} is not a date; write it as 2013-03-01 or 2013-03-01T12:00 (UTC)") from error
+    return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+
+
+def run(flow: Coroutine[Any, Any, T]) -> T:
+    """Run a flow to its end."""
+    import asyncio
+
+    return asyncio.run(flow)
+
+
+def connect() -> None:
+    """Point Prefect at its server, before it is imported: the given one, the running stack's, or one of its own."""
+    from perennial.connect import connect_prefect
+    from perennial.settings import settings
+
+    connect_prefect(settings())
+
+
+def main() -> None:
+    """Entry point: expected failures become one sentence and an exit status, never a traceback."""
+    try:
+        app()
+    except PerennialError as error:
+        print(f"perennial: {error}", file=sys.stderr)
+        sys.exit(error.exit_status)
+    except OSError as error:
+        from perennial.errors import told
+
+        print(f"perennial: {told(error)}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

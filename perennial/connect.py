@@ -1,0 +1,39 @@
+"""Which Prefect server a command's flow run goes to."""
+
+from __future__ import annotations
+
+import os
+from urllib.error import URLError
+from urllib.request import urlopen
+
+from perennial.addresses import QUIET
+from perennial.errors import UnreachableError
+from perennial.settings import Settings
+
+PROBE_S = 2.0
+
+
+def connect_prefect(settings: Settings) -> None:
+    """Point Prefect at its server. Call it before prefect is imported, which reads its environment once.
+
+    An address that was given, or the running stack's, must answer. Without either, Prefect runs a server of its own for
+    the length of the command, and keeps its database below the state root.
+
+    Raises:
+        UnreachableError: the server does not answer.
+    """
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    if "prefect_api_url" in settings.model_fields_set:
+        try:
+            with urlopen(f"{settings.prefect_api_url}/health", timeout=PROBE_S):
+                pass
+        except (URLError, OSError) as error:
+            raise UnreachableError(
+                f"no Prefect server answers at {settings.prefect_api_url} ({error}); start one with `perennial up`, "
+                "or set PREFECT_API_URL"
+            ) from error
+        os.environ["PREFECT_API_URL"] = settings.prefect_api_url
+    else:
+        os.environ.setdefault("PREFECT_SERVER_ALLOW_EPHEMERAL_MODE", "true")
+        os.environ.setdefault("PREFECT_HOME", str(settings.root / "prefect"))

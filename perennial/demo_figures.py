@@ -1,0 +1,116 @@
+"""The demo's closing figures, from what the lake and the ledger kept."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from features.ingest import DEAD_LETTERS
+from features.labels import LABEL, PREDICTIONS, labels
+from features.lake import EVENT_TIMESTAMP
+from features.store import ENTITY_KEY, view_table
+from flows.context import Context, predictor
+from serving.batch import SCORE
+from training.gate import evaluate
+from training.history import retrains
+
+if TYPE_CHECKING:
+    from perennial.demo import Figures
+
+MONTH_ROWS = 1_000
+
+
+def measure(
+    context: Context,
+    figures: Figures,
+    verdicts: Mapping[str, set[str]],
+    automatic: Sequence[str],
+    traffic: Mapping[str, Any],
+) -> None:
+    """Fill in what can be read afterwards, and which stages really happened.
+
+    Args:
+        context: the pipeline.
+        figures: filled in.
+        verdicts: by check, the statuses that monitoring found.
+        automatic: runs of retrain that an automation created.
+        traffic: the report of the live requests.
+    """
+    lake, history = context.lake, context.ledger.history(context.spec.name)
+    figures.events_ingested = sum(lake.rows(event.table) for event in context.spec.events)
+    figures.dead_lettered = lake.rows(DEAD_LETTERS)
+    figures.monthly_auc = monthly_auc(context)
+    for name in ("static", "kept_fresh"):
+        values = [month[name] for month in figures.monthly_auc.values()]
+        figures.mean_auc[name] = round(math.fsum(values) / len(values), 4) if values else math.nan
+    figures.retrains = [
+        {
+            "reason": r.reason,
+            "as_of": r.as_of.isoformat(),
+            "champion_auc": _number(r.champion_auc),
+            "candidate_auc": _number(r.candidate_auc),
+            "decision": r.decision,
+            "version": r.version,
+        }
+        for r in retrains(lake)
+    ]
+    moves = [{**asdict(e), "at": e.at.isoformat(), "as_of": e.as_of.isoformat() if e.as_of else None} for e in history]
+    figures.promotions = [move for move in moves if move["action"] == "promote"]
+    figures.rollbacks = [move for move in moves if move["action"] == "rollback"]
+    figures.live_traffic = dict(traffic)
+    answers = traffic.get("answers", {})
+    challenged = {e.challenger.version for e in history if e.challenger}
+    figures.stages = {
+        "stream": figures.events_produced > 0
+        and figures.events_produced == figures.events_ingested + figures.dead_lettered,
+        "dead_letters": figures.dead_lettered > 0,
+        "features": all(lake.rows(view_table(view)) > 0 for view in context.spec.views),
+        "validation": "PASS" in verdicts.get("data", set()),
+        "performance": bool({"PASS", "FAIL"} & verdicts.get("performance", set())),
+        "drift_alert": any(alert["check"] == "drift" for alert in figures.drift_alerts),
+        "automatic_retrain": bool(automatic),
+        "gate": any(
+            r["decision"] in ("accepted", "rejected") and r["champion_auc"] is not None for r in figures.retrains
+        ),
+        "canary": bool(challenged & set(traffic.get("versions", {}))),
+        "promotion": len(figures.promotions) > 1,
+        "live_requests": set(answers) == {"200"},
+        "bad_release_rolled_back": bool(figures.bad_release)
+        and figures.bad_release["restored_version"] == figures.bad_release["champion_before"]
+        and figures.bad_release["bad_responses"] > 0,
+    }
+
+
+def monthly_auc(context: Context) -> dict[str, dict[str, float]]:
+    """AUC by month of what was predicted, and of what the first champion would have predicted on the same rows."""
+    if not context.lake.exists(PREDICTIONS):
+        return {}
+    rows = context.lake.read(PREDICTIONS)
+    first_champion = next((e.champion for e in context.ledger.history(context.spec.name) if e.champion), None)
+    if first_champion is None:
+        return {}
+    truth = labels(context.lake, context.spec, None, datetime.max.replace(tzinfo=UTC))
+    known = rows.join(truth.select(ENTITY_KEY, LABEL), on=ENTITY_KEY, how="inner")
+    known = known.with_columns(
+        static=pl.Series(predictor(first_champion.uri).predict(known)),
+        month=pl.col(EVENT_TIMESTAMP).dt.strftime("%Y-%m"),
+    )
+    found: dict[str, dict[str, float]] = {}
+    for (month,), part in sorted(known.group_by("month")):
+        if part.height < MONTH_ROWS:
+            continue
+        outcome = part.get_column(LABEL).to_numpy()
+        found[str(month)] = {
+            "static": round(evaluate(part.get_column("static").to_numpy(), outcome)["auc"], 4),
+            "kept_fresh": round(evaluate(part.get_column(SCORE).to_numpy(), outcome)["auc"], 4),
+        }
+    return found
+
+
+def _number(value: float) -> float | None:
+    return round(value, 4) if math.isfinite(value) else None

@@ -1,0 +1,118 @@
+"""Live requests to the scoring service, so that a canary has something to be judged on.
+
+`python -m perennial.traffic PIPELINE --url URL --rate N --report FILE` reads one date a line from standard input and
+asks for predictions of that day's scored events, over and over, until it is told to stop.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from features.events import encode
+from pipelines.spec import PipelineSpec, load_pipeline
+
+DAY = timedelta(days=1)
+
+
+def day_requests(spec: PipelineSpec, day: datetime) -> list[bytes]:
+    """A request body for each scored event of a day."""
+    event = spec.event(spec.scored.topic)
+    return [b'{"events": [%s]}' % value for value in encode(spec.replay(day, day + DAY)[event.topic], event)]
+
+
+class Traffic:
+    """One client that keeps a steady rate and counts the answers."""
+
+    def __init__(self, url: str, rate_per_s: float) -> None:
+        self._client = httpx.Client(base_url=url, timeout=10, trust_env=False)
+        self._interval_s = 1 / rate_per_s
+        self.answers: Counter[str] = Counter()
+        self.versions: Counter[str] = Counter()
+        self.latencies_ms: list[float] = []
+        self.stopped = threading.Event()
+
+    def send(self, path: str, bodies: Iterator[bytes], fresh: queue.Queue[list[bytes]]) -> None:
+        """Ask until stopped; switch to newer bodies as they come."""
+        due = time.monotonic()
+        while not self.stopped.is_set():
+            with suppress(queue.Empty):
+                bodies = itertools.cycle(fresh.get_nowait())
+            due = max(due + self._interval_s, time.monotonic() - 1)
+            self.stopped.wait(max(due - time.monotonic(), 0))
+            self._ask(path, next(bodies))
+
+    def _ask(self, path: str, body: bytes) -> None:
+        began = time.perf_counter()
+        try:
+            answer = self._client.post(path, content=body, headers={"content-type": "application/json"})
+        except httpx.HTTPError as error:
+            self.answers[type(error).__name__] += 1
+            return
+        self.latencies_ms.append((time.perf_counter() - began) * 1_000)
+        self.answers[str(answer.status_code)] += 1
+        if answer.is_success:
+            self.versions.update(str(p["version"]) for p in answer.json()["predictions"])
+
+    def report(self) -> dict[str, Any]:
+        """Requests sent, answers by status, predictions by version, latency in milliseconds."""
+        ordered = sorted(self.latencies_ms)
+        return {
+            "requests": sum(self.answers.values()),
+            "answers": dict(self.answers),
+            "versions": dict(self.versions),
+            "p50_ms": ordered[len(ordered) // 2] if ordered else None,
+            "p99_ms": ordered[int(len(ordered) * 0.99)] if ordered else None,
+        }
+
+
+def main() -> int:
+    """Run until SIGTERM, SIGINT or the end of standard input; then write the report."""
+    parser = argparse.ArgumentParser(description="Live requests to the scoring service.")
+    parser.add_argument("pipeline")
+    parser.add_argument("--url", required=True)
+    parser.add_argument("--rate", type=float, default=60.0, help="requests a second")
+    parser.add_argument("--report", type=Path, required=True)
+    arguments = parser.parse_args()
+    spec = load_pipeline(arguments.pipeline)
+    traffic = Traffic(arguments.url, arguments.rate)
+    fresh: queue.Queue[list[bytes]] = queue.Queue()
+
+    def read_days() -> None:
+        for line in sys.stdin:
+            if bodies := day_requests(spec, datetime.fromisoformat(line.strip()).replace(tzinfo=UTC)):
+                fresh.put(bodies)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: traffic.stopped.set())
+    threading.Thread(target=read_days, daemon=True).start()
+    first = None
+    while first is None and not traffic.stopped.is_set():
+        try:
+            first = fresh.get(timeout=0.2)
+        except queue.Empty:
+            continue
+    if first:
+        traffic.send(f"/v1/{spec.name}/score", itertools.cycle(first), fresh)
+    arguments.report.write_text(json.dumps(traffic.report()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
