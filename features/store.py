@@ -59,6 +59,17 @@ def _pinned(pins: Pins) -> Iterator[None]:
         _PINS.reset(token)
 
 
+@contextmanager
+def _own_duckdb() -> Iterator[None]:
+    """A DuckDB for one join. Feast's is one for the life of the process, and keeps every frame it was ever given."""
+    import ibis
+
+    try:
+        yield
+    finally:
+        ibis.options.default_backend = None
+
+
 class PinnedCatalog:
     """A catalog whose tables are read at the pinned snapshot and range. Feast's reader loads a table and scans all of it."""
 
@@ -190,7 +201,7 @@ def historical(
     store = open_store(spec, settings)
     keys = sorted({v.entity for v in spec.views})
     entities = scored.select(pl.col(key).cast(pl.String) for key in keys).with_row_index("_row").with_columns(times)
-    with _pinned(Pins(snapshots, since=first - reach, until=last + timedelta(microseconds=1))):
+    with _pinned(Pins(snapshots, since=first - reach, until=last + timedelta(microseconds=1))), _own_duckdb():
         joined = store.get_historical_features(
             entity_df=entities.to_pandas(),
             features=[f"{v.name}:{a.name}" for v in spec.views for a in v.aggregates],

@@ -12,15 +12,17 @@ from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
 from prefect.cache_policies import NO_CACHE
 
 from features.labels import PREDICTIONS, outcomes
-from features.lake import CREATED_TIMESTAMP
+from features.lake import CREATED_TIMESTAMP, EVENT_TIMESTAMP
 from features.store import ENTITY_KEY
-from flows.context import Context, announce, champion, moment, open_context
+from flows.context import Context, announce, champion, moment, open_context, predictor
 from perennial.errors import UsageError
 from rollout.ledger import Model
+from serving.batch import SCORE
 from serving.predictor import BUNDLE_FILE, read_bundle_file
 from training.decision import RetrainDecision, decide
 from training.history import champion_history
 from validation.contract import ValidationResult, validate
+from validation.coverage import judge_coverage
 from validation.drift import DriftVerdict, detect_drift
 from validation.log import previous_status, record_verdicts
 from validation.performance import PerformanceVerdict, measure_performance
@@ -69,12 +71,16 @@ def validate_window(pipeline: str, since: datetime, until: datetime) -> Validati
 
 
 @task(cache_policy=NO_CACHE)
-def find_drift(pipeline: str, rows: pl.DataFrame, model: Model) -> DriftVerdict:
+def find_drift(pipeline: str, rows: pl.DataFrame, model: Model, since: datetime, until: datetime) -> DriftVerdict:
     """Compare the window's profile with the champion's reference."""
     spec = open_context(pipeline).spec
+    # Part of the window may have been scored by an earlier champion, whose scores this one's reference does not describe.
+    rows = rows.with_columns(pl.Series(SCORE, predictor(model.uri).predict(rows), dtype=pl.Float64))
     reference = ReferenceProfile.from_json(read_bundle_file(model.uri, REFERENCE_FILE).decode())
     importance = json.loads(read_bundle_file(model.uri, BUNDLE_FILE)).get("importance")
-    return detect_drift(reference, profile(rows, reference), spec.drift, importance)
+    found = detect_drift(reference, profile(rows, reference), spec.drift, importance)
+    coverage = judge_coverage(rows.get_column(EVENT_TIMESTAMP), since, until)
+    return found if coverage.passed else DriftVerdict(coverage, found.features)
 
 
 @task(cache_policy=NO_CACHE)
@@ -124,7 +130,7 @@ async def monitor(pipeline: str = "flights", as_of: datetime | None = None) -> M
         raise UsageError(f"{pipeline} has no champion to monitor yet; run `perennial retrain {pipeline}` first")
     since = now - timedelta(seconds=context.spec.drift.window_s)
     batch = validate_window(pipeline, since, now)
-    drift = find_drift(pipeline, batch.valid, model)
+    drift = find_drift(pipeline, batch.valid, model, since, now)
     performance = measure(pipeline, now, model)
     verdicts = {"data": batch.verdict, "drift": drift.verdict, "performance": performance.verdict}
     decision = decide_retrain(pipeline, verdicts, now)
@@ -167,9 +173,9 @@ def _no_predictions(context: Context) -> pl.DataFrame:
     return pl.DataFrame(
         schema={
             ENTITY_KEY: pl.String(),
-            "event_timestamp": pl.Datetime("us", "UTC"),
+            EVENT_TIMESTAMP: pl.Datetime("us", "UTC"),
             **{f.name: kinds[f.kind] for f in context.spec.features},
-            "score": pl.Float64(),
+            SCORE: pl.Float64(),
             CREATED_TIMESTAMP: pl.Datetime("us", "UTC"),
         }
     )
