@@ -27,7 +27,10 @@ def make_work_pool(client: httpx.Client, api_url: str) -> None:
 
 def worker_is_online(client: httpx.Client, api_url: str, worker: str) -> bool:
     """Whether a worker of that name has reported to the work pool and is not gone."""
-    answer = client.post(f"{api_url}/work_pools/{WORK_POOL}/workers/filter", json={})
+    try:
+        answer = client.post(f"{api_url}/work_pools/{WORK_POOL}/workers/filter", json={})
+    except httpx.HTTPError:
+        return False
     return answer.is_success and any(w["name"] == worker and w["status"] == "ONLINE" for w in answer.json())
 
 

@@ -17,8 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType, TracebackType
 
@@ -27,32 +26,14 @@ import httpx
 from perennial.addresses import FIELDS, child_environment, given_addresses, local_addresses, variable
 from perennial.claim import Claim
 from perennial.deploy import WORK_POOL, make_work_pool, worker_is_online, write_deployments
-from perennial.errors import StageError, StateError
+from perennial.errors import StageError
 from perennial.ports import HOST, SERVICE_NAMES, StackPorts, check_free
 from perennial.processes import Child, spawn, stop_trees, tail
+from perennial.services import WHAT, Service, command
 from perennial.settings import STACK_FILE, Settings
 
 PROJECT = Path(__file__).resolve().parent.parent
 START_LIMIT_S = 180.0
-
-WHAT: Mapping[str, str] = {
-    "kafka": "event broker",
-    "prefect": "flows, schedules, automations",
-    "worker": f"runs flows of the work pool {WORK_POOL}",
-    "mlflow": "runs, models, aliases",
-    "scoring": "answers predictions",
-}
-
-
-@dataclass(frozen=True)
-class Service:
-    """One line of the table of what runs where; without pid and log where the address was given by a setting."""
-
-    name: str
-    what: str
-    address: str
-    pid: int | None = None
-    log: Path | None = None
 
 
 def start_stack(
@@ -178,15 +159,18 @@ class Stack:
         begin = time.monotonic()
         unready = {name: probe for name, probe in self._probes().items() if FIELDS[name] not in self._given}
         for name in unready:
-            self._spawn(name, self._command(name))
-        worker = f"perennial-{os.getpid()}"
+            self._spawn(name, command(name, self._root, self._ports))
+        # What runs on Prefect is started once a core is free, and makes its imports while the server still starts.
+        waiting = "prefect" in unready
         while unready:
             for name in [name for name, ready in unready.items() if ready()]:
                 del unready[name]
                 self._on_progress(f"{name} is ready after {time.monotonic() - begin:.1f} s")
                 if name == "prefect":
-                    unready["worker"] = lambda: worker_is_online(self._http, self.addresses["prefect_api_url"], worker)
-                    unready["deployments"] = self._deploy(schedules, worker)
+                    make_work_pool(self._http, self.addresses["prefect_api_url"])
+            if waiting and unready.keys() <= {"prefect"}:
+                waiting = False
+                unready |= self._start_worker(schedules)
             self._check_alive()
             if time.monotonic() - begin > START_LIMIT_S:
                 logs = self._root / "logs"
@@ -221,40 +205,24 @@ class Stack:
             "kafka": accepts,
         }
 
-    def _command(self, name: str) -> list[str]:
-        port = ["--host", HOST, "--port", str(getattr(self._ports, name))]
-        if name == "kafka":
-            data = str(self._root / "kafka")
-            start = [_noida_binary(), "start", "--only", "kafka"]
-            return [*start, "--data-dir", data, "--host", HOST, "--kafka-port", str(self._ports.kafka)]
-        if name == "prefect":
-            return [sys.executable, "-m", "flows.prefect_server", *port]
-        if name == "mlflow":
-            folder = self._root / "mlflow"
-            folder.mkdir(exist_ok=True)
-            stores = ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
-            stores += ["--default-artifact-root", (folder / "artifacts").as_uri()]
-            return [sys.executable, "-m", "perennial.mlflow_server", *stores, *port]
-        return [sys.executable, "-m", "serving", *port]
-
-    def _deploy(self, schedules: bool, worker: str) -> Callable[[], bool]:
-        """Start the worker and the command that deploys; the answer tells whether the command is done."""
-        make_work_pool(self._http, self.addresses["prefect_api_url"])
+    def _start_worker(self, schedules: bool) -> dict[str, Callable[[], bool]]:
+        """Start the worker and the command that deploys; both wait for the work pool. What to look at until they are up."""
+        api_url = self.addresses["prefect_api_url"]
         deployments = self._root / "prefect" / "prefect.yaml"
         write_deployments(self._project / "prefect.yaml", deployments, schedules=schedules)
-        prefect = [sys.executable, "-m", "prefect"]
-        command = self._spawn(
-            "deployments", [*prefect, "--no-prompt", "deploy", "--all", "--prefect-file", str(deployments)]
-        )
+        prefect = [sys.executable, "-m", "flows.prefect_command", f"{api_url}/work_pools/{WORK_POOL}"]
+        deploy = ["--no-prompt", "deploy", "--all", "--prefect-file", str(deployments)]
+        deploying = self._spawn("deployments", [*prefect, *deploy])
+        worker = f"perennial-{os.getpid()}"
         self._spawn("worker", [*prefect, "worker", "start", "--pool", WORK_POOL, "--type", "process", "--name", worker])
 
-        def done() -> bool:
-            if command.exit_status() != 0:
+        def deployed() -> bool:
+            if deploying.exit_status() != 0:
                 return False
-            self._children.remove(command)
+            self._children.remove(deploying)
             return True
 
-        return done
+        return {"deployments": deployed, "worker": lambda: worker_is_online(self._http, api_url, worker)}
 
     def _spawn(self, name: str, command: list[str]) -> Child:
         log = self._root / "logs" / f"{name}.log"
@@ -295,16 +263,3 @@ def _exit(number: int, _frame: FrameType | None) -> None:
 
 def _say_nothing(_sentence: str) -> None:
     return
-
-
-def _noida_binary() -> str:
-    """The broker's executable inside its package: its Python command would not pass signals on."""
-    import noida_db
-
-    binary = Path(noida_db.__file__).parent / "noida-db"
-    if not binary.is_file():
-        raise StateError(f"the package noida-db has no broker at {binary}; install it again for this platform")
-    if not os.access(binary, os.X_OK):
-        with suppress(OSError):
-            binary.chmod(0o755)
-    return str(binary)

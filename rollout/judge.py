@@ -134,7 +134,7 @@ def _errors(baseline: ArmObservation, canary: ArmObservation, policy: RolloutPol
     if increase <= policy.max_error_rate_increase:
         return Verdict(Status.PASS, reason, seen)
     beyond = f"{reason}, more than {policy.max_error_rate_increase:.1%} above"
-    if canary.requests >= MIN_EVIDENCE :
+    if canary.requests >= MIN_EVIDENCE and p_value < SIGNIFICANCE:
         return Verdict(Status.FAIL, beyond, seen)
     return Verdict(Status.INCONCLUSIVE, f"{beyond}, which may still be chance", seen)
 

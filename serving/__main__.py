@@ -12,7 +12,6 @@ from perennial.errors import PerennialError, UsageError
 from perennial.settings import settings
 from serving.app import create_app
 
-
 # How long a thread that wants the interpreter waits while another one computes. Python's 5 ms is many times what a model
 # takes for a row: it would be most of every latency, and what the judge of a canary gets to see.
 SWITCH_INTERVAL_S = 0.0005
