@@ -45,8 +45,8 @@ $(STAMP): requirements.lock pyproject.toml
 	  $$found -m venv --clear $(VENV); \
 	fi; \
 	echo "Installing what requirements.lock names into $(VENV): some minutes, this once."; \
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock; \
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .; \
+	$(BIN)/python -m pip install -qq --disable-pip-version-check -r requirements.lock; \
+	$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps -e .; \
 	touch $(STAMP)
 
 # torch's CUDA packages stay out of the lock: pip takes them with torch where its wheel asks for them, and a CPU wheel does not.
@@ -54,7 +54,7 @@ lock: ## Resolve pyproject.toml anew into requirements.lock
 	@set -e; \
 	tools=$$(mktemp -d); trap 'rm -rf "$$tools"' EXIT; \
 	python3 -m venv "$$tools/venv"; \
-	"$$tools/venv/bin/python" -m pip install --quiet --disable-pip-version-check uv; \
+	"$$tools/venv/bin/python" -m pip install -qq --disable-pip-version-check uv; \
 	"$$tools/venv/bin/uv" pip compile pyproject.toml --quiet --upgrade --universal --python-version 3.11 --extra dev \
 	  --no-header --no-annotate --no-emit-index-url --no-emit-find-links -o "$$tools/resolved"; \
 	{ echo "# Made by 'make lock' from pyproject.toml, for Python 3.11 and newer on Linux and macOS; installed by pip."; \

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,9 @@ from perennial.settings import Settings
 
 if TYPE_CHECKING:
     from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+
+# It reports its own orderly closing as errors. What matters to a caller is raised.
+logging.getLogger("kafka").setLevel(logging.CRITICAL)
 
 MAX_BATCH_ROWS = 100_000
 POLL_MS = 500

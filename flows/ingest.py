@@ -31,14 +31,14 @@ class IngestSummary:
 
 
 @task(task_run_name="take in {topic}", cache_policy=NO_CACHE)
-def take_in(pipeline: str, topic: str, created: datetime) -> TopicIngest:
+async def take_in(pipeline: str, topic: str, created: datetime) -> TopicIngest:
     """Append what is new on a topic to the lake, with its positions."""
     context = open_context(pipeline)
     return ingest_topic(context.settings, context.lake, context.spec.event(topic), created)
 
 
 @task(task_run_name="features {view}", cache_policy=NO_CACHE)
-def build_view(pipeline: str, view: str) -> ViewRefresh:
+async def build_view(pipeline: str, view: str) -> ViewRefresh:
     """Bring a feature view up to the lake's events, and its newest values online."""
     context = open_context(pipeline)
     wanted = next(v for v in context.spec.views if v.name == view)
@@ -54,6 +54,6 @@ async def ingest(pipeline: str = "flights", as_of: datetime | None = None) -> In
         as_of: The run's clock in UTC; none = now.
     """
     spec, now = open_context(pipeline).spec, moment(as_of)
-    topics = tuple(take_in(pipeline, event.topic, now) for event in spec.events)
-    views = tuple(build_view(pipeline, view.name) for view in spec.views)
+    topics = tuple([await take_in(pipeline, event.topic, now) for event in spec.events])
+    views = tuple([await build_view(pipeline, view.name) for view in spec.views])
     return IngestSummary(topics, views)

@@ -55,7 +55,7 @@ class MonitorSummary:
 
 
 @task(cache_policy=NO_CACHE)
-def validate_window(pipeline: str, since: datetime, until: datetime) -> ValidationResult:
+async def validate_window(pipeline: str, since: datetime, until: datetime) -> ValidationResult:
     """Judge the window's feature rows by the contract; keep those that fail it aside."""
     context = open_context(pipeline)
     rows = (
@@ -71,7 +71,7 @@ def validate_window(pipeline: str, since: datetime, until: datetime) -> Validati
 
 
 @task(cache_policy=NO_CACHE)
-def find_drift(pipeline: str, rows: pl.DataFrame, model: Model, since: datetime, until: datetime) -> DriftVerdict:
+async def find_drift(pipeline: str, rows: pl.DataFrame, model: Model, since: datetime, until: datetime) -> DriftVerdict:
     """Compare the window's profile with the champion's reference."""
     spec = open_context(pipeline).spec
     # Part of the window may have been scored by an earlier champion, whose scores this one's reference does not describe.
@@ -84,7 +84,7 @@ def find_drift(pipeline: str, rows: pl.DataFrame, model: Model, since: datetime,
 
 
 @task(cache_policy=NO_CACHE)
-def measure(pipeline: str, as_of: datetime, model: Model) -> PerformanceVerdict:
+async def measure(pipeline: str, as_of: datetime, model: Model) -> PerformanceVerdict:
     """Compare the predictions whose outcome is known with it."""
     context = open_context(pipeline)
     policy = context.spec.performance
@@ -99,7 +99,7 @@ def measure(pipeline: str, as_of: datetime, model: Model) -> PerformanceVerdict:
 
 
 @task(cache_policy=NO_CACHE)
-def decide_retrain(pipeline: str, verdicts: dict[str, Verdict], as_of: datetime) -> RetrainDecision:
+async def decide_retrain(pipeline: str, verdicts: dict[str, Verdict], as_of: datetime) -> RetrainDecision:
     """Does a retrain pay now."""
     context = open_context(pipeline)
     history = champion_history(context.lake, context.ledger, context.spec, as_of)
@@ -107,7 +107,7 @@ def decide_retrain(pipeline: str, verdicts: dict[str, Verdict], as_of: datetime)
 
 
 @task(cache_policy=NO_CACHE)
-def keep_verdicts(pipeline: str, verdicts: dict[str, Verdict], as_of: datetime) -> tuple[str, ...]:
+async def keep_verdicts(pipeline: str, verdicts: dict[str, Verdict], as_of: datetime) -> tuple[str, ...]:
     """Keep what was found; which failures are news."""
     lake = open_context(pipeline).lake
     failed = [check for check, verdict in verdicts.items() if verdict.status is Status.FAIL]
@@ -129,12 +129,12 @@ async def monitor(pipeline: str = "flights", as_of: datetime | None = None) -> M
     if model is None:
         raise UsageError(f"{pipeline} has no champion to monitor yet; run `perennial retrain {pipeline}` first")
     since = now - timedelta(seconds=context.spec.drift.window_s)
-    batch = validate_window(pipeline, since, now)
-    drift = find_drift(pipeline, batch.valid, model, since, now)
-    performance = measure(pipeline, now, model)
+    batch = await validate_window(pipeline, since, now)
+    drift = await find_drift(pipeline, batch.valid, model, since, now)
+    performance = await measure(pipeline, now, model)
     verdicts = {"data": batch.verdict, "drift": drift.verdict, "performance": performance.verdict}
-    decision = decide_retrain(pipeline, verdicts, now)
-    news = keep_verdicts(pipeline, verdicts, now)
+    decision = await decide_retrain(pipeline, verdicts, now)
+    news = await keep_verdicts(pipeline, verdicts, now)
     await publish(pipeline, verdicts, drift, decision, (since, now))
     for check in news:
         get_run_logger().warning("%s: %s", EVENTS[check], verdicts[check].reason)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import shutil
 from dataclasses import dataclass
@@ -55,7 +56,7 @@ class RetrainSummary:
 
 
 @task(cache_policy=NO_CACHE)
-def check_again(pipeline: str, as_of: datetime) -> str | None:
+async def check_again(pipeline: str, as_of: datetime) -> str | None:
     """What speaks against a retrain now, if anything: the event that asked for it may have come twice, or late."""
     context = open_context(pipeline)
     history = champion_history(context.lake, context.ledger, context.spec, as_of)
@@ -63,22 +64,24 @@ def check_again(pipeline: str, as_of: datetime) -> str | None:
 
 
 @task(cache_policy=NO_CACHE)
-def assemble(pipeline: str, as_of: datetime) -> TrainingSet:
+async def assemble(pipeline: str, as_of: datetime) -> TrainingSet:
     """Every labelled row known at that moment, pinned to lake snapshots."""
     context = open_context(pipeline)
     return build_training_set(context.spec, context.settings, context.lake, as_of)
 
 
 @task(cache_policy=NO_CACHE)
-def train(pipeline: str, training_set: TrainingSet, family: Family) -> Candidate:
+async def train(pipeline: str, training_set: TrainingSet, family: Family) -> Candidate:
     """Fit the candidate; a fit that was killed goes on from its checkpoint."""
     context = open_context(pipeline)
     model = context.spec.model.model_copy(update={"family": family})
-    return fit(training_set, model, model.seed, work_dir(pipeline, training_set.as_of, family) / "checkpoint")
+    folder = work_dir(pipeline, training_set.as_of, family) / "checkpoint"
+    # In a thread of its own: it may take hours, and the run must stay able to be cancelled.
+    return await asyncio.to_thread(fit, training_set, model, model.seed, folder)
 
 
 @task(cache_policy=NO_CACHE)
-def write_bundle(pipeline: str, training_set: TrainingSet, candidate: Candidate) -> Path:
+async def write_bundle(pipeline: str, training_set: TrainingSet, candidate: Candidate) -> Path:
     """Export the candidate with what monitoring will hold it to."""
     spec = open_context(pipeline).spec
     rows = pl.concat([training_set.train, training_set.holdout])
@@ -103,7 +106,7 @@ def write_bundle(pipeline: str, training_set: TrainingSet, candidate: Candidate)
 
 
 @task(cache_policy=NO_CACHE)
-def compare_models(pipeline: str, training_set: TrainingSet, bundle: Path, model: Model | None) -> GateResult:
+async def compare_models(pipeline: str, training_set: TrainingSet, bundle: Path, model: Model | None) -> GateResult:
     """Champion and candidate on the same newest rows, which neither has learned from."""
     spec = open_context(pipeline).spec
     labels = training_set.holdout.get_column(LABEL).to_numpy()
@@ -113,7 +116,7 @@ def compare_models(pipeline: str, training_set: TrainingSet, bundle: Path, model
 
 
 @task(cache_policy=NO_CACHE)
-def register(
+async def register(
     pipeline: str, training_set: TrainingSet, bundle: Path, candidate: Candidate, gate: GateResult, reason: str
 ) -> ModelVersion:
     """Keep the candidate in MLflow with its metrics and where its data came from; the better one becomes challenger."""
@@ -154,15 +157,15 @@ async def retrain(
         force: Retrain even during the cooldown, a rollout, or with few new labels. Off for retrains that monitoring asks for.
     """
     context, now = open_context(pipeline), moment(as_of)
-    if not force and (hindered := check_again(pipeline, now)):
+    if not force and (hindered := await check_again(pipeline, now)):
         get_run_logger().info("no retrain: %s", hindered)
         return RetrainSummary("skipped", hindered, None, None)
-    training_set = assemble(pipeline, now)
-    candidate = train(pipeline, training_set, family or context.spec.model.family)
-    bundle = write_bundle(pipeline, training_set, candidate)
+    training_set = await assemble(pipeline, now)
+    candidate = await train(pipeline, training_set, family or context.spec.model.family)
+    bundle = await write_bundle(pipeline, training_set, candidate)
     incumbent = champion(context)
-    gate = compare_models(pipeline, training_set, bundle, incumbent)
-    version = register(pipeline, training_set, bundle, candidate, gate, reason)
+    gate = await compare_models(pipeline, training_set, bundle, incumbent)
+    version = await register(pipeline, training_set, bundle, candidate, gate, reason)
     outcome = DECISIONS.get(gate.verdict.status, "held")
     auc = next(row for row in gate.rows if row.metric == "auc")
     record_retrain(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from datetime import datetime
 
@@ -19,7 +20,7 @@ CHAMPION = "champion"
 
 
 @task(cache_policy=NO_CACHE)
-def start_canary(pipeline: str, as_of: datetime | None) -> Entry | None:
+async def start_canary(pipeline: str, as_of: datetime | None) -> Entry | None:
     """Give the registered challenger its first share, unless it has one or was rolled back before."""
     context = open_context(pipeline)
     found = registry.get(context.settings.mlflow_tracking_uri, pipeline, CHALLENGER)
@@ -34,18 +35,21 @@ def start_canary(pipeline: str, as_of: datetime | None) -> Entry | None:
 
 
 @task(cache_policy=NO_CACHE)
-def judge_canary(pipeline: str) -> Entry:
+async def judge_canary(pipeline: str) -> Entry:
     """Judge the canary on live traffic, step by step, until it is promoted or rolled back."""
     context, log = open_context(pipeline), get_run_logger()
 
     def tell(entry: Entry) -> None:
         log.info("%s: %g %% to the challenger. %s", entry.action, entry.share_pct, entry.reason)
 
-    return run_rollout(context.ledger, pipeline, context.spec.rollout, lambda: moment(None), time.sleep, tell)
+    # In a thread of its own, because it waits most of the time and the run must stay able to be cancelled.
+    return await asyncio.to_thread(
+        run_rollout, context.ledger, pipeline, context.spec.rollout, lambda: moment(None), time.sleep, tell
+    )
 
 
 @task(cache_policy=NO_CACHE)
-def settle(pipeline: str, entry: Entry) -> None:
+async def settle(pipeline: str, entry: Entry) -> None:
     """Let MLflow's aliases say what the ledger says."""
     context = open_context(pipeline)
     uri = context.settings.mlflow_tracking_uri
@@ -78,12 +82,12 @@ async def rollout(pipeline: str = "flights", as_of: datetime | None = None) -> s
     """
     context = open_context(pipeline)
     before = context.ledger.state(pipeline)
-    started = start_canary(pipeline, moment(as_of) if as_of else None)
+    started = await start_canary(pipeline, moment(as_of) if as_of else None)
     if started is None:
         get_run_logger().info("%s has neither champion nor challenger; run `perennial retrain %s`", pipeline, pipeline)
         return "nothing to roll out"
-    ended = judge_canary(pipeline) if started.challenger else started
-    settle(pipeline, ended)
+    ended = await judge_canary(pipeline) if started.challenger else started
+    await settle(pipeline, ended)
     if before is not None and before.sequence == ended.sequence:
         return f"version {ended.champion.version if ended.champion else None} serves; there is no challenger"
     await publish(pipeline, context.ledger.history(pipeline))

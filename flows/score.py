@@ -24,14 +24,14 @@ class ScoreSummary:
 
 
 @task(cache_policy=NO_CACHE)
-def find_unscored(pipeline: str, as_of: datetime) -> pl.DataFrame:
+async def find_unscored(pipeline: str, as_of: datetime) -> pl.DataFrame:
     """Scored events that have no prediction yet."""
     context = open_context(pipeline)
     return batch.unscored(context.lake, context.spec, as_of)
 
 
 @task(cache_policy=NO_CACHE)
-def predict(pipeline: str, events: pl.DataFrame, model: Model, as_of: datetime) -> int:
+async def predict(pipeline: str, events: pl.DataFrame, model: Model, as_of: datetime) -> int:
     """Score the events with the champion and keep the predictions with their features."""
     context = open_context(pipeline)
     predictions = batch.score(context.settings, context.spec, events, predictor(model.uri), model.version, as_of)
@@ -55,4 +55,4 @@ async def score(pipeline: str = "flights", as_of: datetime | None = None) -> Sco
             "nothing was scored: %s has no champion yet; run `perennial retrain %s`", pipeline, pipeline
         )
         return ScoreSummary(0, None)
-    return ScoreSummary(predict(pipeline, find_unscored(pipeline, now), model, now), model.version)
+    return ScoreSummary(await predict(pipeline, await find_unscored(pipeline, now), model, now), model.version)

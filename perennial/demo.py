@@ -136,6 +136,12 @@ class Demo:
         return self.figures
 
     async def _run(self) -> None:
+        from flows.runs import one_client
+
+        async with one_client():
+            await self._watch()
+
+    async def _watch(self) -> None:
         days = (self.through - BOOTSTRAP_UNTIL).days + 1
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(*columns, console=self.console, transient=False) as progress:
