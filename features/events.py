@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import orjson
@@ -33,6 +33,8 @@ JSON_TYPES: dict[FieldType, tuple[type, ...]] = {
     "timestamp": (str,),
 }
 INT64_MAX = 2**63 - 1
+# Beyond these years the clocks of Python or of pandas end, and one absurd time would stop every batch that holds it.
+FIRST_TIME, LAST_TIME = datetime(1970, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,10 @@ def _timestamps(values: list[Any], field: EventField, reasons: list[str | None])
     text = pl.Series(field.name, values, dtype=pl.String)
     parsed = text.str.to_datetime("%+", time_unit="us", time_zone="UTC", strict=False)
     for i in (parsed.is_null() & text.is_not_null()).arg_true():
-        reasons[i] = reasons[i] or f"field {field.name!r} is {text[i]!r}, expected an ISO 8601 time with a zone"
+        reasons[i] = reasons[i] or f"field {field.name!r} is {text[i]!r:.60}, expected an ISO 8601 time with a zone"
+    within = parsed.is_between(FIRST_TIME, LAST_TIME, closed="left")
+    for i in (~within).arg_true():
+        reasons[i] = reasons[i] or f"field {field.name!r} is {text[i]!r:.60}, expected a time of 1970 to 2199"
     return parsed
 
 

@@ -257,7 +257,8 @@ class OnlineFeatures:
         times = rows.get_column(EVENT_TIMESTAMP).to_list()
         columns: dict[str, pl.Series] = {}
         for view in self.spec.views:
-            values = _read_online(self._store, self._views[view.name], view, scored.get_column(view.entity).to_list())
+            keys = scored.get_column(view.entity).cast(pl.String).to_list()
+            values = _read_online(self._store, self._views[view.name], view, keys)
             oldest = timedelta(seconds=view.ttl_s)
             alive = [
                 found if at is not None and now - at <= oldest else {}

@@ -15,8 +15,8 @@ IS_NEW = "_is_new"
 def build_features(events: pl.DataFrame, view: FeatureView, event: EventSpec) -> pl.DataFrame:
     """The value of each aggregate of a view right after each event.
 
-    A window is (t - window, t] in event time. Events with the same id count once (the one taken in first), and neither
-    the order of the rows nor how they were split into batches changes the result.
+    A window is (t - window, t] in event time. Events with the same id, key and time count once (the one taken in first),
+    and neither the order of the rows nor how they were split into batches changes the result.
 
     Args:
         events: events of the view's topic. A boolean column `_is_new`, where there is one, marks those not seen before:
@@ -30,11 +30,13 @@ def build_features(events: pl.DataFrame, view: FeatureView, event: EventSpec) ->
     """
     new = pl.col(IS_NEW) if IS_NEW in events.columns else pl.lit(True)
     ordered = (
-        events.with_columns(new.alias(IS_NEW))
+        # Feast knows entities by text.
+        events.with_columns(new.alias(IS_NEW), pl.col(view.key).cast(pl.String))
         .filter(pl.col(view.key).is_not_null() & pl.col(event.event_timestamp).is_not_null())
         .sort(CREATED_TIMESTAMP, "kafka_partition", "kafka_offset")
         # A second copy of an event changes nothing, so it is dropped before it can mark its window as changed.
-        .unique(list(event.event_id), keep="first", maintain_order=True)
+        # A copy of another time or key is no copy: to know it, every batch would have to look through all of history.
+        .unique([*event.event_id, view.key, event.event_timestamp], keep="first", maintain_order=True)
         .sort(event.event_timestamp, *event.event_id)
         .rename({event.event_timestamp: EVENT_TIMESTAMP} if event.event_timestamp != EVENT_TIMESTAMP else {})
     )

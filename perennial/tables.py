@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from perennial.stack import Service
+from perennial.services import Service
 
 
 def services_table(services: Iterable[Service]) -> Table:

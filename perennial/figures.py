@@ -1,12 +1,12 @@
-"""The demo's closing figures, from what the lake and the ledger kept."""
+"""The closing figures of a story, from what the lake and the ledger kept."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import polars as pl
 
@@ -19,10 +19,29 @@ from serving.batch import SCORE
 from training.gate import evaluate
 from training.history import retrains
 
-if TYPE_CHECKING:
-    from perennial.demo import Figures
-
 MONTH_ROWS = 1_000
+
+
+@dataclass
+class Figures:
+    """What the demo measured; the keys of its JSON."""
+
+    events_produced: int = 0
+    events_ingested: int = 0
+    dead_lettered: int = 0
+    monthly_auc: dict[str, dict[str, float]] = field(default_factory=dict)
+    mean_auc: dict[str, float] = field(default_factory=dict)
+    drift_alerts: list[dict[str, Any]] = field(default_factory=list)
+    retrains: list[dict[str, Any]] = field(default_factory=list)
+    promotions: list[dict[str, Any]] = field(default_factory=list)
+    rollbacks: list[dict[str, Any]] = field(default_factory=list)
+    bad_release: dict[str, Any] = field(default_factory=dict)
+    drift_to_serving_s: list[float] = field(default_factory=list)
+    live_traffic: dict[str, Any] = field(default_factory=dict)
+    wall_s: float = 0.0
+    peak_rss_mb: float = 0.0
+    peak_rss_process: str = ""
+    stages: dict[str, bool] = field(default_factory=dict)
 
 
 def measure(

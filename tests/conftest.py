@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import hypothesis
+import noida_db
+import pytest
+
+from perennial.settings import Settings
+
+STARTS_WITHIN_S = 20
+
+# A busy machine is no defect.
+hypothesis.settings.register_profile("perennial", deadline=None)
+hypothesis.settings.load_profile("perennial")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_foreign_addresses() -> Iterator[None]:
+    """Whatever the caller's environment points at, tests must not write there."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [n for n in os.environ if n.startswith("PERENNIAL_") or n == "MLFLOW_TRACKING_URI"]:
+            patch.delenv(name)
+        yield
+
+
+@dataclass
+class Broker:
+    """A real embedded broker of one's own."""
+
+    port: int
+    process: subprocess.Popen[bytes]
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def settings(self, home: Path) -> Settings:
+        return Settings(home=home, kafka_bootstrap_servers=self.address)
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait(20)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def start_broker(data: Path) -> Broker:
+    """Start the broker's own binary: the script that pip installs would leave it behind when ended."""
+    port = free_port()
+    binary = Path(noida_db.__file__).parent / "noida-db"
+    where = ["--data-dir", str(data), "--host", "127.0.0.1", "--kafka-port", str(port)]
+    with (data.parent / f"{data.name}.log").open("wb") as log:
+        process = subprocess.Popen([binary, "start", "--only", "kafka", *where], stdout=log, stderr=log)
+    deadline = time.monotonic() + STARTS_WITHIN_S
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            return Broker(port, process)
+        except OSError:
+            time.sleep(0.02)
+    process.kill()
+    pytest.fail(f"the broker did not start: {(data.parent / f'{data.name}.log').read_text()[-1000:]}")
+
+
+@pytest.fixture(scope="session")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """One broker for the session: tests keep apart by the names of their topics."""
+    running = start_broker(tmp_path_factory.mktemp("kafka") / "data")
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def own_broker(tmp_path: Path) -> Iterator[Broker]:
+    """A broker that the test may stop."""
+    running = start_broker(tmp_path / "broker")
+    yield running
+    running.stop()

@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+import multiprocessing
+import shutil
+import sqlite3
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from features.lake import Lake, history
+from perennial.errors import ConflictError, StateError
+from perennial.settings import Settings
+
+T0 = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(home=tmp_path / "a home")
+
+
+@pytest.fixture
+def lake(settings: Settings) -> Lake:
+    return Lake(settings, "toys")
+
+
+def sold(*ids: int) -> pl.DataFrame:
+    """One sale an hour; the id says which hour."""
+    return pl.DataFrame(
+        {"sale": list(ids), "event_timestamp": [T0 + timedelta(hours=i) for i in ids]},
+        schema={"sale": pl.Int64, "event_timestamp": pl.Datetime("us", "UTC")},
+    )
+
+
+def ids(frame: pl.DataFrame) -> list[int]:
+    return sorted(frame["sale"].to_list())
+
+
+def test_rows_and_positions_are_in_one_commit(lake: Lake) -> None:
+    first = lake.append("sold", sold(0, 1, 2), {0: 3})
+    second = lake.append("sold", sold(3), {1: 1})
+    assert (first.rows, dict(first.offsets)) == (3, {0: 3})
+    assert (second.rows, dict(second.offsets)) == (1, {0: 3, 1: 1})
+    assert list(history(lake, "sold")) == [first, second]
+    assert lake.offsets("sold") == {0: 3, 1: 1}
+    assert lake.snapshot_id("sold") == second.snapshot_id
+    assert lake.rows("sold") == 4
+    # The older snapshot still holds what it held.
+    assert ids(lake.read("sold", snapshot_id=first.snapshot_id)) == [0, 1, 2]
+
+
+def test_positions_survive_commits_that_carry_none(lake: Lake) -> None:
+    lake.append("sold", sold(0), {0: 10, 1: 20})
+    lake.append("sold", sold(1))
+    lake.append("sold", sold(2).with_columns(colour=pl.lit("red")))
+    assert lake.offsets("sold") == {0: 10, 1: 20}
+
+
+def test_positions_move_even_where_there_are_no_rows(lake: Lake) -> None:
+    lake.append("sold", sold(), {0: 7})
+    assert lake.offsets("sold") == {0: 7}
+    assert lake.rows("sold") == 0
+
+
+def test_a_table_that_is_not_there_holds_nothing(lake: Lake) -> None:
+    assert lake.offsets("sold") == {}
+    assert lake.rows("sold") == 0
+    assert lake.snapshot_id("sold") is None
+    assert lake.property("sold", "x") is None
+    with pytest.raises(StateError, match=r"no table toys\.sold yet; run `perennial ingest toys`"):
+        lake.read("sold")
+
+
+def test_rows_are_read_by_event_time_with_the_end_left_out(lake: Lake) -> None:
+    lake.append("sold", sold(*range(72)))
+    assert ids(lake.read("sold", since=T0 + timedelta(hours=23))) == list(range(23, 72))
+    assert ids(lake.read("sold", until=T0 + timedelta(hours=25))) == list(range(25))
+    assert ids(lake.read("sold", T0 + timedelta(hours=24), T0 + timedelta(hours=26))) == [24, 25]
+    assert lake.read("sold", columns=("sale",)).columns == ["sale"]
+    assert lake.read("sold").schema == sold().schema
+
+
+def test_days_outside_the_range_are_not_opened(lake: Lake) -> None:
+    lake.append("sold", sold(*range(72)))
+    for path in Path(lake.warehouse.removeprefix("file://").replace("%20", " ")).rglob("*day=2026-01-03*/*.parquet"):
+        path.unlink()
+    assert ids(lake.read("sold", until=T0 + timedelta(hours=48))) == list(range(48))
+    with pytest.raises((StateError, OSError)):
+        lake.read("sold")
+
+
+def test_what_was_appended_since_a_snapshot_is_read_alone(lake: Lake) -> None:
+    first = lake.append("sold", sold(0, 1))
+    lake.append("sold", sold(2))
+    third = lake.append("sold", sold(3))
+    assert ids(lake.appended_since("sold", None)) == [0, 1, 2, 3]
+    assert ids(lake.appended_since("sold", first.snapshot_id)) == [2, 3]
+    assert ids(lake.appended_since("sold", third.snapshot_id)) == []
+    assert lake.appended_since("sold", third.snapshot_id).schema == sold().schema
+
+
+def test_a_snapshot_says_what_it_was_told_to(lake: Lake) -> None:
+    lake.append("sold", sold(0), properties={"built-from": "12"})
+    assert lake.property("sold", "built-from") == "12"
+    assert lake.property("sold", "another") is None
+
+
+def test_a_new_column_is_null_in_the_rows_before(lake: Lake) -> None:
+    lake.append("sold", sold(0))
+    lake.append("sold", sold(1).with_columns(colour=pl.lit("red")))
+    lake.append("sold", sold(2))
+    assert lake.read("sold").sort("sale")["colour"].to_list() == [None, "red", None]
+
+
+def test_a_column_of_another_type_is_refused_and_nothing_is_kept(lake: Lake) -> None:
+    lake.append("sold", sold(0), {0: 1})
+    with pytest.raises(StateError, match="sold"):
+        lake.append("sold", sold(1).with_columns(sale=pl.lit("one")), {0: 2})
+    assert (lake.rows("sold"), lake.offsets("sold")) == (1, {0: 1})
+
+
+class Overtaken(Lake):
+    """A lake in which another writer commits after this one has read the table and before it writes."""
+
+    def _table(self, *arguments: Any) -> Any:
+        table = super()._table(*arguments)
+        Lake(Settings(home=Path(self.catalog_uri.removeprefix("sqlite:///")).parent), "toys").append(
+            "sold", sold(100), {0: 50}
+        )
+        return table
+
+
+def test_the_second_of_two_writers_keeps_nothing_and_doubles_nothing(lake: Lake, settings: Settings) -> None:
+    lake.append("sold", sold(0), {0: 1})
+    with pytest.raises(ConflictError, match=r"another writer committed to toys\.sold first"):
+        Overtaken(settings, "toys").append("sold", sold(1, 2), {0: 3})
+    assert ids(lake.read("sold")) == [0, 100]
+    assert lake.offsets("sold") == {0: 50}
+    lake.append("sold", sold(1, 2), {0: 53})
+    assert ids(lake.read("sold")) == [0, 1, 2, 100]
+
+
+def append_until_taken(home: Path, numbers: range, told: Any) -> None:
+    lake = Lake(Settings(home=home), "toys")
+    conflicts = 0
+    for number in numbers:
+        while True:
+            try:
+                lake.append("sold", sold(number), {number % 2: number})
+                break
+            except ConflictError:
+                conflicts += 1
+    told.put(conflicts)
+
+
+def test_two_processes_that_try_again_after_conflicts_lose_and_double_nothing(lake: Lake, settings: Settings) -> None:
+    processes = multiprocessing.get_context("spawn")
+    told = processes.Queue()
+    writers = [
+        processes.Process(target=append_until_taken, args=(settings.home, numbers, told))
+        for numbers in (range(0, 30, 2), range(1, 30, 2))
+    ]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join(90)
+        assert writer.exitcode == 0
+    assert ids(lake.read("sold")) == list(range(30))
+    assert lake.offsets("sold") == {0: 28, 1: 29}
+
+
+def test_files_of_a_commit_that_never_came_are_not_read(lake: Lake) -> None:
+    """Killed after its data files and before its commit, a writer leaves files that no snapshot names."""
+    lake.append("sold", sold(0))
+    data = next(Path(lake.warehouse.removeprefix("file://").replace("%20", " ")).rglob("*.parquet"))
+    shutil.copy(data, data.with_name("half-written.parquet"))
+    data.with_name("cut.parquet").write_bytes(data.read_bytes()[:100])
+    lake.append("sold", sold(1))
+    assert ids(lake.read("sold")) == [0, 1]
+
+
+def test_a_table_without_its_first_commit_is_gone_on_with(lake: Lake) -> None:
+    """Killed between the table's making and its first rows, a writer leaves an empty table."""
+    arrow = sold().to_arrow(compat_level=pl.CompatLevel.oldest())
+    lake._create("sold", arrow.schema, "event_timestamp")
+    assert (lake.offsets("sold"), lake.rows("sold"), lake.snapshot_id("sold")) == ({}, 0, None)
+    assert lake.read("sold").is_empty()
+    assert lake.append("sold", sold(0), {0: 1}).rows == 1
+
+
+def test_a_catalog_that_is_no_database_is_told_in_a_sentence(settings: Settings, lake: Lake) -> None:
+    settings.root.mkdir(parents=True)
+    (settings.root / "lake.db").write_bytes(b"not a database at all, not at all" * 100)
+    with pytest.raises(StateError, match=r"lake\.db"):
+        lake.append("sold", sold(0))
+
+
+def test_a_catalog_that_somebody_holds_is_told_in_a_sentence(settings: Settings, lake: Lake) -> None:
+    lake.append("sold", sold(0))
+    holder = sqlite3.connect(settings.root / "lake.db")
+    holder.execute("BEGIN EXCLUSIVE")
+    try:
+        with pytest.raises(StateError, match="locked"):
+            lake.append("sold", sold(1))
+    finally:
+        holder.rollback()
+        holder.close()
+    assert ids(lake.read("sold")) == [0]

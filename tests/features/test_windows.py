@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from features.events import events_schema
+from features.windows import IS_NEW, build_features
+from pipelines.spec import Aggregate, EventField, EventSpec, FeatureView
+
+T0 = datetime(2026, 1, 1, tzinfo=UTC)
+HOUR_S = 3_600
+SOLD = EventSpec(
+    topic="toys.sold.v1",
+    fields=(
+        EventField(name="sale", type="string"),
+        EventField(name="event_timestamp", type="timestamp"),
+        EventField(name="shop", type="string", nullable=True),
+        EventField(name="price", type="float", nullable=True),
+        EventField(name="gift", type="bool", nullable=True),
+    ),
+    event_timestamp="event_timestamp",
+    event_id=("sale",),
+    partition_key="sale",
+)
+VIEW = FeatureView(
+    name="shop",
+    entity="store",
+    topic=SOLD.topic,
+    key="shop",
+    aggregates=(
+        Aggregate(name="mean_2h", field="price", function="mean", window_s=2 * HOUR_S),
+        Aggregate(name="count_2h", field="price", function="count", window_s=2 * HOUR_S),
+        Aggregate(name="last_1h", field="price", function="last", window_s=HOUR_S),
+        Aggregate(name="gifts_3h", field="gift", function="rate", window_s=3 * HOUR_S),
+    ),
+    ttl_s=3 * HOUR_S,
+)
+NAMES = [a.name for a in VIEW.aggregates]
+
+
+def sales(*rows: tuple[float, str | None, float | None, bool | None], ids: str | None = None) -> pl.DataFrame:
+    """(hours after T0, shop, price, gift), taken in in this order, a second apart."""
+    return pl.DataFrame(
+        {
+            "sale": [ids[i] if ids else f"s{i}" for i in range(len(rows))],
+            "event_timestamp": [T0 + timedelta(hours=row[0]) for row in rows],
+            "shop": [row[1] for row in rows],
+            "price": [row[2] for row in rows],
+            "gift": [row[3] for row in rows],
+            "kafka_partition": [0] * len(rows),
+            "kafka_offset": list(range(len(rows))),
+            "created_timestamp": [T0 + timedelta(days=1, seconds=i) for i in range(len(rows))],
+        },
+        schema=events_schema(SOLD),
+    )
+
+
+def values(events: pl.DataFrame) -> dict[tuple[str, float], tuple[float | None, ...]]:
+    """Aggregates by (store, hours after T0)."""
+    built = build_features(events, VIEW, SOLD)
+    hours = [(at - T0) / timedelta(hours=1) for at in built["event_timestamp"]]
+    return dict(zip(zip(built["store"], hours, strict=True), built.select(NAMES).rows(), strict=True))
+
+
+def test_each_event_shows_what_its_windows_hold() -> None:
+    events = sales((0, "a", 10, True), (1, "a", 20, False), (1.5, "b", 7, None), (2, "a", 60, False), (4, "a", 2, True))
+    assert values(events) == {
+        ("a", 0): (10.0, 1.0, 10.0, 1.0),
+        ("a", 1): (15.0, 2.0, 20.0, 0.5),
+        ("b", 1.5): (7.0, 1.0, 7.0, None),
+        # A window is open on its left: the event two hours ago is out of the mean, and within three hours for the gifts.
+        ("a", 2): (40.0, 2.0, 60.0, pytest.approx(1 / 3)),
+        ("a", 4): (2.0, 1.0, 2.0, 0.5),
+    }
+
+
+def test_missing_values_are_not_counted_and_the_last_known_one_stays() -> None:
+    events = sales((0, "a", 10, None), (0.5, "a", None, None))
+    assert values(events) == {("a", 0): (10.0, 1.0, 10.0, None), ("a", 0.5): (10.0, 1.0, 10.0, None)}
+
+
+def test_a_window_without_a_value_has_none_and_counts_zero() -> None:
+    assert values(sales((0, "a", None, None))) == {("a", 0): (None, 0.0, None, None)}
+
+
+def test_events_without_a_key_are_left_out() -> None:
+    assert values(sales((0, None, 10, True), (1, "a", 20, True))) == {("a", 1): (20.0, 1.0, 20.0, 1.0)}
+
+
+def test_events_of_one_moment_share_one_row_that_holds_them_all() -> None:
+    events = sales((0, "a", 10, True), (0, "a", 30, False))
+    # Of two events at once, the last is the one with the greater id.
+    assert values(events) == {("a", 0): (20.0, 2.0, 30.0, 0.5)}
+    assert values(events.reverse()) == values(events)
+
+
+def test_a_duplicate_counts_once_and_the_first_copy_counts() -> None:
+    events = sales((0, "a", 10, True), (0, "a", 99, False), ids="xx")
+    assert values(events) == {("a", 0): (10.0, 1.0, 10.0, 1.0)}
+    assert values(events.reverse()) == values(events)
+
+
+def test_a_copy_of_another_time_is_another_event() -> None:
+    events = sales((0, "a", 10, True), (1, "a", 20, True), ids="xx")
+    assert values(events)["a", 1] == (15.0, 2.0, 20.0, 1.0)
+
+
+def test_no_events_are_no_rows_with_the_right_columns() -> None:
+    built = build_features(sales(), VIEW, SOLD)
+    assert built.is_empty()
+    assert built.columns == ["store", "event_timestamp", "created_timestamp", *NAMES]
+
+
+def test_a_row_was_created_when_the_newest_event_in_it_was_taken_in() -> None:
+    late = sales((1, "a", 20, True), (0, "a", 10, True))
+    built = build_features(late, VIEW, SOLD)
+    assert built["created_timestamp"].to_list() == [T0 + timedelta(days=1, seconds=1)] * 2
+
+
+def test_a_late_event_corrects_exactly_its_windows() -> None:
+    known = sales((0, "a", 10, True), (2, "a", 20, True), (2.5, "b", 5, True), (3.5, "a", 30, True), (4.1, "a", 4, True))
+    late = sales((1, "a", 40, False)).with_columns(sale=pl.lit("late"), kafka_offset=pl.lit(9, pl.Int64))
+    marked = pl.concat([known.with_columns(pl.lit(value=False).alias(IS_NEW)), late.with_columns(pl.lit(value=True).alias(IS_NEW))])
+    built = build_features(marked, VIEW, SOLD)
+    # Its widest window reaches three hours: the rows at 1 (its own), 2 and 3.5 change; 0 is before it, 4.1 beyond it.
+    assert built["event_timestamp"].to_list() == [T0 + timedelta(hours=h) for h in (1, 2, 3.5)]
+    assert set(built["store"]) == {"a"}
+    assert built["mean_2h"].to_list() == [25.0, 30.0, 25.0]
+    assert built["gifts_3h"].to_list() == [0.5, pytest.approx(2 / 3), pytest.approx(2 / 3)]
+
+
+def test_a_second_copy_of_an_event_changes_no_row() -> None:
+    known = sales((0, "a", 10, True), (1, "a", 20, True)).with_columns(pl.lit(value=False).alias(IS_NEW))
+    again = known.head(1).with_columns(
+        pl.lit(value=True).alias(IS_NEW), created_timestamp=pl.col("created_timestamp") + timedelta(hours=1)
+    )
+    assert build_features(pl.concat([known, again]), VIEW, SOLD).is_empty()
+
+
+def test_a_giant_value_leaves_no_trace_once_it_is_out_of_the_window() -> None:
+    events = sales((0, "a", 1e300, True), (1, "a", 1, True), (2, "a", 3, True), (3, "a", 5, True))
+    assert values(events)["a", 2] == (2.0, 2.0, 3.0, 1.0)
+    assert values(events)["a", 3] == (4.0, 2.0, 5.0, 1.0)
+
+
+# Times on a grid of half hours, few keys and few ids make ties, duplicates and window edges common.
+event_rows = st.tuples(
+    st.integers(0, 12).map(lambda half_hours: half_hours / 2),
+    st.sampled_from(["a", "b", None]),
+    st.none() | st.integers(-50, 50).map(float),
+    st.none() | st.booleans(),
+)
+drawn_events = st.lists(st.tuples(event_rows, st.sampled_from("pqrstuvw")), max_size=14)
+
+
+def by_hand(events: pl.DataFrame) -> dict[tuple[str, float], tuple[float | None, ...]]:
+    """The definition, word by word, in plain Python."""
+    seen: set[tuple[object, ...]] = set()
+    kept = []
+    for row in sorted(events.iter_rows(named=True), key=lambda r: r["kafka_offset"]):
+        identity = (row["sale"], row["shop"], row["event_timestamp"])
+        if row["shop"] is not None and identity not in seen:
+            seen.add(identity)
+            kept.append(row)
+    kept.sort(key=lambda r: (r["event_timestamp"], r["sale"]))
+    found = {}
+    for row in kept:
+        def window(field: str, hours: int, now: datetime = row["event_timestamp"], shop: str = row["shop"]) -> list[float]:
+            return [
+                float(r[field])
+                for r in kept
+                if r["shop"] == shop and now - timedelta(hours=hours) < r["event_timestamp"] <= now and r[field] is not None
+            ]
+
+        def mean(numbers: list[float]) -> float | None:
+            return pytest.approx(sum(numbers) / len(numbers)) if numbers else None
+
+        prices, last, gifts = window("price", 2), window("price", 1), window("gift", 3)
+        place = (row["shop"], (row["event_timestamp"] - T0) / timedelta(hours=1))
+        found[place] = (mean(prices), float(len(prices)), last[-1] if last else None, mean(gifts))
+    return found
+
+
+@settings(max_examples=60)
+@given(drawn_events)
+def test_windows_are_what_their_definition_says(drawn: list[tuple[tuple[float, str, float, bool], str]]) -> None:
+    events = sales(*(row for row, _ in drawn), ids="".join(name for _, name in drawn) or None)
+    assert values(events) == by_hand(events)
+
+
+@settings(max_examples=30)
+@given(drawn_events, st.data())
+def test_the_order_of_the_rows_does_not_matter(
+    drawn: list[tuple[tuple[float, str, float, bool], str]], data: st.DataObject
+) -> None:
+    events = sales(*(row for row, _ in drawn), ids="".join(name for _, name in drawn) or None)
+    shuffled = events[data.draw(st.permutations(range(events.height)))] if drawn else events
+    assert build_features(shuffled, VIEW, SOLD).equals(build_features(events, VIEW, SOLD))
+
+
+@settings(max_examples=40)
+@given(drawn_events, st.lists(st.integers(0, 14), max_size=4))
+def test_any_split_into_batches_ends_in_the_same_values_as_a_backfill(
+    drawn: list[tuple[tuple[float, str, float, bool], str]], cuts: list[int]
+) -> None:
+    events = sales(*(row for row, _ in drawn), ids="".join(name for _, name in drawn) or None)
+    edges = [0, *sorted(min(c, events.height) for c in cuts), events.height]
+    streamed: dict[tuple[str, datetime], tuple[object, ...]] = {}
+    for start, end in zip(edges, edges[1:], strict=False):
+        marked = events.head(end).with_columns((pl.col("kafka_offset") >= start).alias(IS_NEW))
+        for row in build_features(marked, VIEW, SOLD).iter_rows(named=True):
+            streamed[row["store"], row["event_timestamp"]] = tuple(row[name] for name in ("created_timestamp", *NAMES))
+    backfill = {
+        (row["store"], row["event_timestamp"]): tuple(row[name] for name in ("created_timestamp", *NAMES))
+        for row in build_features(events, VIEW, SOLD).iter_rows(named=True)
+    }
+    assert streamed == backfill
