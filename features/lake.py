@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlparse
 
@@ -90,10 +92,12 @@ class Lake:
         from pyiceberg.exceptions import CommitFailedException
 
         arrow = frame.to_arrow(compat_level=pl.CompatLevel.oldest())
-        target = self._table(table, arrow.schema, partition_by)
-        positions = {**_offsets(target), **(offsets or {})}
         try:
-            target.append(arrow, snapshot_properties={OFFSETS: json.dumps(positions), **(properties or {})})
+            with _catalog_answers(self.catalog_uri):
+                target = self._table(table, arrow.schema, partition_by)
+                _check_fits(target, arrow.schema)
+                positions = {**_offsets(target), **(offsets or {})}
+                target.append(arrow, snapshot_properties={OFFSETS: json.dumps(positions), **(properties or {})})
         except CommitFailedException as error:
             raise ConflictError(
                 f"another writer committed to {self.namespace}.{table} first; nothing was kept, run it again"
@@ -125,8 +129,11 @@ class Lake:
     def appended_since(self, table: str, snapshot_id: int | None) -> pl.DataFrame:
         """Rows of the snapshots after `snapshot_id` (None: all rows there are)."""
         target = self.existing(table)
-        if snapshot_id is None:
+        current = target.current_snapshot()
+        if snapshot_id is None or current is None:
             return _to_polars(target.scan().to_arrow())
+        if current.snapshot_id == snapshot_id:
+            return _to_polars(target.scan(row_filter="false").to_arrow())
         return _to_polars(target.incremental_append_scan(from_snapshot_id_exclusive=snapshot_id).to_arrow())
 
     def offsets(self, table: str) -> dict[int, int]:
@@ -152,7 +159,8 @@ class Lake:
 
     def exists(self, table: str) -> bool:
         """Whether the table is there."""
-        return bool(self.catalog.table_exists(f"{self.namespace}.{table}"))
+        with _catalog_answers(self.catalog_uri):
+            return bool(self.catalog.table_exists(f"{self.namespace}.{table}"))
 
     def existing(self, table: str) -> Table:
         """The table as pyiceberg knows it.
@@ -163,7 +171,8 @@ class Lake:
         from pyiceberg.exceptions import NoSuchTableError
 
         try:
-            return self.catalog.load_table(f"{self.namespace}.{table}")
+            with _catalog_answers(self.catalog_uri):
+                return self.catalog.load_table(f"{self.namespace}.{table}")
         except NoSuchTableError as error:
             raise StateError(
                 f"the lake has no table {self.namespace}.{table} yet; run `perennial ingest {self.namespace}` first"
@@ -202,21 +211,61 @@ def open_catalog(uri: str, warehouse: str) -> Catalog:
     Raises:
         StateError: the catalog cannot be opened.
     """
-    from pathlib import Path
-
     from pyiceberg.catalog import load_catalog
 
+    # pyiceberg takes a file URI's percent signs for parts of the name, so local files go by their plain path.
+    location = unquote(urlparse(warehouse).path) if warehouse.startswith("file:") else warehouse
     try:
-        for address in (uri, warehouse):
-            parts = urlparse(address)
-            if parts.scheme in {"sqlite", "file"}:
-                path = Path(unquote(parts.path).removeprefix("/") if parts.scheme == "sqlite" else unquote(parts.path))
-                (path.parent if parts.scheme == "sqlite" else path).mkdir(parents=True, exist_ok=True)
-        return load_catalog("perennial", type="sql", uri=uri, warehouse=warehouse)
+        if uri.startswith("sqlite:"):
+            Path(unquote(urlparse(uri).path).removeprefix("/")).parent.mkdir(parents=True, exist_ok=True)
+        if location != warehouse:
+            Path(location).mkdir(parents=True, exist_ok=True)
+        with _catalog_answers(uri):
+            return load_catalog("perennial", type="sql", uri=uri, warehouse=location)
     except OSError as error:
         raise StateError(
-            f"the lake's catalog {uri} cannot be opened: {error}; see PERENNIAL_LAKE_CATALOG_URI"
+            f"the lake's catalog {_shown(uri)} cannot be opened: {error}; see PERENNIAL_LAKE_CATALOG_URI"
         ) from error
+
+
+@contextmanager
+def _catalog_answers(uri: str) -> Iterator[None]:
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except SQLAlchemyError as error:
+        cause = getattr(error, "orig", None) or error
+        raise StateError(
+            f"the lake's catalog {_shown(uri)} does not answer ({cause}); "
+            "mend it or see PERENNIAL_LAKE_CATALOG_URI, then run again"
+        ) from error
+
+
+def _shown(uri: str) -> str:
+    """The address without its password."""
+    from sqlalchemy import make_url
+
+    return make_url(uri).render_as_string(hide_password=True)
+
+
+def _check_fits(table: Table, schema: pa.Schema) -> None:
+    """Raise StateError where a column's type is not the table's; pyiceberg would print a table and raise ValueError."""
+    from pyiceberg.exceptions import ResolveError
+    from pyiceberg.io.pyarrow import pyarrow_to_schema
+    from pyiceberg.schema import promote
+
+    for given in pyarrow_to_schema(schema, name_mapping=table.schema().name_mapping).fields:
+        expected = table.schema().find_field(given.name).field_type
+        if given.field_type == expected:
+            continue
+        try:
+            promote(given.field_type, expected)
+        except ResolveError as error:
+            raise StateError(
+                f"column {given.name!r} of {'.'.join(table.name())} is {expected} in the lake but {given.field_type} in the "
+                "new rows; give the new one another name, or start with a new PERENNIAL_HOME"
+            ) from error
 
 
 def scan(

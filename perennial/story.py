@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from flows.monitor import MonitorSummary
 
 DAY = timedelta(days=1)
-REQUESTS_PER_S = 80.0
+QUIET_PER_S, BUSY_PER_S = 15, 100
 RUN_LIMIT_S = 240.0
 
 
@@ -102,6 +102,7 @@ class Telling:
                         self.console.print(f"{day:%d %b}")
                     await self._live_through(day, traffic)
                 progress.update(bar, description="a bad release", completed=days)
+                _ask(traffic, self.story.through, BUSY_PER_S)
                 await self._release_bad_model()
                 progress.update(bar, description="done")
             finally:
@@ -126,7 +127,7 @@ class Telling:
         from flows.monitor import monitor
         from flows.score import score
 
-        _tell_day(traffic, day)
+        _ask(traffic, day, QUIET_PER_S)
         await asyncio.to_thread(self._produce, day, day + DAY)
         now = day + DAY
         await ingest(self.story.pipeline, now)
@@ -135,6 +136,7 @@ class Telling:
         found = await monitor(self.story.pipeline, now)
         self._note(found, now)
         if found.decision.retrain:
+            _ask(traffic, day, BUSY_PER_S)
             await self._follow_retrain(now, noticed)
 
     def _note(self, found: MonitorSummary, now: datetime) -> None:
@@ -227,21 +229,22 @@ class Telling:
     def _start_traffic(self) -> subprocess.Popen[str]:
         url, report = self.stack.addresses["scoring_url"], str(self.traffic_report)
         command = [sys.executable, "-m", "perennial.traffic", self.story.pipeline, "--url", url, "--report", report]
-        return subprocess.Popen([*command, "--rate", str(REQUESTS_PER_S)], stdin=subprocess.PIPE, text=True)
+        return subprocess.Popen(command, stdin=subprocess.PIPE, text=True)
 
     async def _serving(self) -> dict[str, Any]:
         """Who serves, as the service itself says, once it has caught up with the ledger."""
         import httpx
 
-        deadline = time.monotonic() + 30
+        deadline, url = time.monotonic() + 60, self.stack.addresses["scoring_url"]
         async with httpx.AsyncClient(trust_env=False) as client:
             while time.monotonic() < deadline:
                 state = self.context.ledger.state(self.story.pipeline)
-                answer = await client.get(f"{self.stack.addresses['scoring_url']}/v1/{self.story.pipeline}/serving")
-                if answer.is_success and state and answer.json()["sequence"] == state.sequence:
+                ready = await client.get(f"{url}/ready")
+                answer = await client.get(f"{url}/v1/{self.story.pipeline}/serving")
+                if state and ready.is_success and answer.is_success and answer.json()["sequence"] == state.sequence:
                     return dict(answer.json())
                 await asyncio.sleep(0.2)
-        raise StageError("the scoring service did not follow the ledger within 30 s; see its log")
+        raise StageError("the scoring service did not follow the ledger within 60 s; see its log")
 
     async def _until_serving(self, version: str | None, since: datetime) -> None:
         from flows.runs import wait_for_run
@@ -266,10 +269,11 @@ def _become_client_of(stack: Stack, configured: Settings) -> None:
     settings.cache_clear()
 
 
-def _tell_day(traffic: subprocess.Popen[str], day: datetime) -> None:
+def _ask(traffic: subprocess.Popen[str], day: datetime, rate_per_s: int) -> None:
+    """Let the live requests be that day's, at that rate."""
     if traffic.stdin is None or traffic.poll() is not None:
         raise StageError(f"the live traffic ended by itself with exit status {traffic.poll()}")
-    traffic.stdin.write(f"{day:%Y-%m-%d}\n")
+    traffic.stdin.write(f"{day:%Y-%m-%d} {rate_per_s}\n")
     traffic.stdin.flush()
 
 

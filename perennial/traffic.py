@@ -1,7 +1,7 @@
 """Live requests to the scoring service, so that a canary has something to be judged on.
 
-`python -m perennial.traffic PIPELINE --url URL --rate N --report FILE` reads one date a line from standard input and
-asks for predictions of that day's scored events, over and over, until it is told to stop.
+`python -m perennial.traffic PIPELINE --url URL --report FILE` reads lines of a date and a rate, such as `2013-03-01 50`,
+from standard input, and asks for predictions of that day's scored events, over and over, that many times a second.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import os
 import queue
 import signal
 import sys
@@ -25,7 +24,8 @@ from typing import Any
 import httpx
 
 from features.events import encode
-from pipelines.spec import PipelineSpec, load_pipeline
+from perennial.settings import settings
+from pipelines.spec import PipelineSpec, add_pipelines_dir, load_pipeline
 
 DAY = timedelta(days=1)
 
@@ -39,21 +39,26 @@ def day_requests(spec: PipelineSpec, day: datetime) -> list[bytes]:
 class Traffic:
     """One client that keeps a steady rate and counts the answers."""
 
-    def __init__(self, url: str, rate_per_s: float) -> None:
+    def __init__(self, url: str) -> None:
         self._client = httpx.Client(base_url=url, timeout=10, trust_env=False)
-        self._interval_s = 1 / rate_per_s
+        self.wanted: queue.Queue[tuple[list[bytes], float]] = queue.Queue()
         self.answers: Counter[str] = Counter()
         self.versions: Counter[str] = Counter()
         self.latencies_ms: list[float] = []
         self.stopped = threading.Event()
 
-    def send(self, path: str, bodies: Iterator[bytes], fresh: queue.Queue[list[bytes]]) -> None:
-        """Ask until stopped; switch to newer bodies as they come."""
-        due = time.monotonic()
+    def send(self, path: str) -> None:
+        """Ask until stopped; what is asked and how often changes as it is wanted."""
+        bodies: Iterator[bytes] | None = None
+        interval_s, due = 0.0, time.monotonic()
         while not self.stopped.is_set():
             with suppress(queue.Empty):
-                bodies = itertools.cycle(fresh.get_nowait())
-            due = max(due + self._interval_s, time.monotonic() - 1)
+                wanted, rate_per_s = self.wanted.get(block=bodies is None, timeout=0.2)
+                bodies, interval_s = itertools.cycle(wanted), 1 / rate_per_s
+            if bodies is None:
+                continue
+            # A slow answer is not made up for by a burst of more than a second's worth.
+            due = max(due + interval_s, time.monotonic() - 1)
             self.stopped.wait(max(due - time.monotonic(), 0))
             self._ask(path, next(bodies))
 
@@ -86,30 +91,24 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Live requests to the scoring service.")
     parser.add_argument("pipeline")
     parser.add_argument("--url", required=True)
-    parser.add_argument("--rate", type=float, default=60.0, help="requests a second")
     parser.add_argument("--report", type=Path, required=True)
     arguments = parser.parse_args()
+    if directory := settings().pipelines_dir:
+        add_pipelines_dir(directory)
     spec = load_pipeline(arguments.pipeline)
-    traffic = Traffic(arguments.url, arguments.rate)
-    fresh: queue.Queue[list[bytes]] = queue.Queue()
+    traffic = Traffic(arguments.url)
 
-    def read_days() -> None:
+    def read_wishes() -> None:
         for line in sys.stdin:
-            if bodies := day_requests(spec, datetime.fromisoformat(line.strip()).replace(tzinfo=UTC)):
-                fresh.put(bodies)
-        os.kill(os.getpid(), signal.SIGTERM)
+            day, rate_per_s = line.split()
+            if bodies := day_requests(spec, datetime.fromisoformat(day).replace(tzinfo=UTC)):
+                traffic.wanted.put((bodies, float(rate_per_s)))
+        traffic.stopped.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: traffic.stopped.set())
-    threading.Thread(target=read_days, daemon=True).start()
-    first = None
-    while first is None and not traffic.stopped.is_set():
-        try:
-            first = fresh.get(timeout=0.2)
-        except queue.Empty:
-            continue
-    if first:
-        traffic.send(f"/v1/{spec.name}/score", itertools.cycle(first), fresh)
+    threading.Thread(target=read_wishes, daemon=True).start()
+    traffic.send(f"/v1/{spec.name}/score")
     arguments.report.write_text(json.dumps(traffic.report()))
     return 0
 

@@ -83,9 +83,9 @@ def test_rows_are_read_by_event_time_with_the_end_left_out(lake: Lake) -> None:
     assert lake.read("sold").schema == sold().schema
 
 
-def test_days_outside_the_range_are_not_opened(lake: Lake) -> None:
+def test_days_outside_the_range_are_not_opened(lake: Lake, settings: Settings) -> None:
     lake.append("sold", sold(*range(72)))
-    for path in Path(lake.warehouse.removeprefix("file://").replace("%20", " ")).rglob("*day=2026-01-03*/*.parquet"):
+    for path in (settings.root / "lake").rglob("*day=2026-01-03*/*.parquet"):
         path.unlink()
     assert ids(lake.read("sold", until=T0 + timedelta(hours=48))) == list(range(48))
     with pytest.raises((StateError, OSError)):
@@ -172,10 +172,10 @@ def test_two_processes_that_try_again_after_conflicts_lose_and_double_nothing(la
     assert lake.offsets("sold") == {0: 28, 1: 29}
 
 
-def test_files_of_a_commit_that_never_came_are_not_read(lake: Lake) -> None:
+def test_files_of_a_commit_that_never_came_are_not_read(lake: Lake, settings: Settings) -> None:
     """Killed after its data files and before its commit, a writer leaves files that no snapshot names."""
     lake.append("sold", sold(0))
-    data = next(Path(lake.warehouse.removeprefix("file://").replace("%20", " ")).rglob("*.parquet"))
+    data = next((settings.root / "lake").rglob("*.parquet"))
     shutil.copy(data, data.with_name("half-written.parquet"))
     data.with_name("cut.parquet").write_bytes(data.read_bytes()[:100])
     lake.append("sold", sold(1))

@@ -122,9 +122,13 @@ def test_a_row_was_created_when_the_newest_event_in_it_was_taken_in() -> None:
 
 
 def test_a_late_event_corrects_exactly_its_windows() -> None:
-    known = sales((0, "a", 10, True), (2, "a", 20, True), (2.5, "b", 5, True), (3.5, "a", 30, True), (4.1, "a", 4, True))
+    known = sales(
+        (0, "a", 10, True), (2, "a", 20, True), (2.5, "b", 5, True), (3.5, "a", 30, True), (4.1, "a", 4, True)
+    )
     late = sales((1, "a", 40, False)).with_columns(sale=pl.lit("late"), kafka_offset=pl.lit(9, pl.Int64))
-    marked = pl.concat([known.with_columns(pl.lit(value=False).alias(IS_NEW)), late.with_columns(pl.lit(value=True).alias(IS_NEW))])
+    marked = pl.concat(
+        [known.with_columns(pl.lit(value=False).alias(IS_NEW)), late.with_columns(pl.lit(value=True).alias(IS_NEW))]
+    )
     built = build_features(marked, VIEW, SOLD)
     # Its widest window reaches three hours: the rows at 1 (its own), 2 and 3.5 change; 0 is before it, 4.1 beyond it.
     assert built["event_timestamp"].to_list() == [T0 + timedelta(hours=h) for h in (1, 2, 3.5)]
@@ -169,11 +173,16 @@ def by_hand(events: pl.DataFrame) -> dict[tuple[str, float], tuple[float | None,
     kept.sort(key=lambda r: (r["event_timestamp"], r["sale"]))
     found = {}
     for row in kept:
-        def window(field: str, hours: int, now: datetime = row["event_timestamp"], shop: str = row["shop"]) -> list[float]:
+
+        def window(
+            field: str, hours: int, now: datetime = row["event_timestamp"], shop: str = row["shop"]
+        ) -> list[float]:
             return [
                 float(r[field])
                 for r in kept
-                if r["shop"] == shop and now - timedelta(hours=hours) < r["event_timestamp"] <= now and r[field] is not None
+                if r["shop"] == shop
+                and now - timedelta(hours=hours) < r["event_timestamp"] <= now
+                and r[field] is not None
             ]
 
         def mean(numbers: list[float]) -> float | None:
