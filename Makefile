@@ -31,7 +31,7 @@ format: $(STAMP) ## Put the code into its format
 
 # The stamp is written last, so an interrupted installation is done anew, and taken away first, so a broken update is too.
 $(STAMP): requirements.lock pyproject.toml
-	@set -e; \
+	@set -e; found=; \
 	if [ -e $(STAMP) ]; then \
 	  rm -f $(STAMP); \
 	else \

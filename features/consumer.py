@@ -21,6 +21,7 @@ logging.getLogger("kafka").setLevel(logging.CRITICAL)
 MAX_BATCH_ROWS = 100_000
 POLL_MS = 500
 STALLED_POLLS = 60
+MAX_DEAD_LETTER_BYTES = 900_000
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,12 @@ def _reaching(settings: Settings) -> Iterator[None]:
         ) from error
 
 
+def _options(settings: Settings, **ours: Any) -> dict[str, Any]:
+    """How to reach the broker; what the user sets wins."""
+    servers = settings.kafka_bootstrap_servers.split(",")
+    return {"bootstrap_servers": servers, "bootstrap_timeout_ms": 5_000, **ours, **settings.kafka_options}
+
+
 @contextmanager
 def open_consumer(settings: Settings) -> Iterator[KafkaConsumer]:
     """A consumer without a group: partitions are assigned by hand, positions come from the lake.
@@ -60,12 +67,9 @@ def open_consumer(settings: Settings) -> Iterator[KafkaConsumer]:
 
     with _reaching(settings):
         consumer = KafkaConsumer(
-            bootstrap_servers=settings.kafka_bootstrap_servers.split(","),
-            enable_auto_commit=False,
-            bootstrap_timeout_ms=5_000,
-            fetch_max_bytes=32 << 20,
-            max_partition_fetch_bytes=8 << 20,
-            **settings.kafka_options,
+            **_options(
+                settings, enable_auto_commit=False, fetch_max_bytes=32 << 20, max_partition_fetch_bytes=8 << 20
+            )
         )
         try:
             yield consumer
@@ -88,6 +92,13 @@ def read_to_end(
         StateError: the broker no longer has the records at a position (expired, or another broker's data).
     """
     partitions = _partitions(consumer, topic)
+    for partition in set(positions) - {tp.partition for tp in partitions}:
+        if positions[partition]:
+            raise StateError(
+                f"{topic}[{partition}]: the lake has read up to {positions[partition]}, but the broker has no such "
+                "partition; this is another broker's data. Point PERENNIAL_KAFKA_BOOTSTRAP_SERVERS at the right broker, "
+                "or start with a new PERENNIAL_HOME"
+            )
     if not partitions:
         return
     ends = consumer.end_offsets(partitions)
@@ -159,19 +170,29 @@ def open_producer(settings: Settings) -> Iterator[KafkaProducer]:
 
     with _reaching(settings):
         producer = KafkaProducer(
-            bootstrap_servers=settings.kafka_bootstrap_servers.split(","),
-            acks="all",
-            linger_ms=20,
-            batch_size=256 << 10,
-            compression_type="lz4",
-            bootstrap_timeout_ms=5_000,
-            **settings.kafka_options,
+            **_options(settings, acks="all", linger_ms=20, batch_size=256 << 10, compression_type="lz4")
         )
+        lost: list[Exception] = []
+        sent = 0
+        send = producer.send
+
+        def send_noting_loss(*arguments: Any, **named: Any) -> Any:
+            nonlocal sent
+            sent += 1
+            return send(*arguments, **named).add_errback(lost.append)
+
+        # A send that fails later fails in its future alone: flush() returns as if everything had arrived.
+        producer.send = send_noting_loss
         try:
             yield producer
             producer.flush()
         finally:
             producer.close(timeout=10)
+        if lost:
+            raise UnreachableError(
+                f"{len(lost)} of {sent} records did not arrive at {settings.kafka_bootstrap_servers} ({lost[0]}); "
+                "see whether the broker is up, then run again"
+            )
 
 
 def ensure_topics(settings: Settings, topics: Iterable[str], partitions: int = 1) -> None:
@@ -181,11 +202,7 @@ def ensure_topics(settings: Settings, topics: Iterable[str], partitions: int = 1
     from kafka.errors import TopicAlreadyExistsError
 
     with _reaching(settings):
-        admin = KafkaAdminClient(
-            bootstrap_servers=settings.kafka_bootstrap_servers.split(","),
-            bootstrap_timeout_ms=5_000,
-            **settings.kafka_options,
-        )
+        admin = KafkaAdminClient(**_options(settings))
         try:
             existing = set(admin.list_topics())
             for topic in topics:
@@ -199,10 +216,18 @@ def ensure_topics(settings: Settings, topics: Iterable[str], partitions: int = 1
 
 
 def send_dead_letters(producer: KafkaProducer, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Put each dead letter on its topic's `.dlq`, with where it came from and why as headers."""
+    """Put each dead letter on its topic's `.dlq`, with where it came from and why as headers.
+
+    A value that would not fit into a record with them is cut; the lake's copy is whole.
+    """
     for row in rows:
         headers = [
             ("perennial.reason", str(row["reason"]).encode()),
             ("perennial.source", f"{row['topic']}[{row['kafka_partition']}]@{row['kafka_offset']}".encode()),
         ]
-        producer.send(f"{row['topic']}.dlq", key=row["key"], value=row["value"], headers=headers)
+        key, value = row["key"], row["value"]
+        if value is not None and len(value) > MAX_DEAD_LETTER_BYTES:
+            headers.append(("perennial.whole-bytes", str(len(value)).encode()))
+            value = value[:MAX_DEAD_LETTER_BYTES]
+        # A record must have a key or a value; the tombstone that has neither becomes an empty value.
+        producer.send(f"{row['topic']}.dlq", key=key, value=b"" if key is value is None else value, headers=headers)

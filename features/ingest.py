@@ -8,7 +8,7 @@ from datetime import datetime
 import polars as pl
 
 from features import windows
-from features.consumer import open_consumer, open_producer, read_to_end, send_dead_letters
+from features.consumer import ensure_topics, open_consumer, open_producer, read_to_end, send_dead_letters
 from features.events import decode, events_schema
 from features.lake import Lake
 from features.store import view_table, write_online
@@ -75,13 +75,14 @@ def ingest_topic(settings: Settings, lake: Lake, event: EventSpec, created: date
 
 
 def keep_dead_letters(settings: Settings, lake: Lake, letters: pl.DataFrame) -> None:
-    """Keep dead letters in the lake and on their topic's `.dlq`, each once."""
+    """Keep dead letters in the lake, each once, and on their topic's `.dlq`, each at least once."""
     if not letters.height:
         return
     if lake.exists(DEAD_LETTERS):
         letters = letters.join(lake.read(DEAD_LETTERS).select(DEAD_LETTER_KEY), on=DEAD_LETTER_KEY, how="anti")
     if not letters.height:
         return
+    ensure_topics(settings, {f"{topic}.dlq" for topic in letters.get_column("topic").unique()})
     with open_producer(settings) as producer:
         send_dead_letters(producer, letters.iter_rows(named=True))
     lake.append(DEAD_LETTERS, letters, partition_by=None)
@@ -102,8 +103,10 @@ def refresh_view(settings: Settings, lake: Lake, spec: PipelineSpec, view: Featu
     if source is None or built_from == str(source):
         return ViewRefresh(view.name, 0, 0)
     rows = build_new_features(lake, view, event, int(built_from) if built_from else None)
+    # Online first: killed in between, the rows are built and written once more, and the online store takes them again.
+    online_keys = write_online(spec, settings, view, rows)
     lake.append(table, rows, properties={SOURCE_SNAPSHOT: str(source)})
-    return ViewRefresh(view.name, rows.height, write_online(spec, settings, view, rows))
+    return ViewRefresh(view.name, rows.height, online_keys)
 
 
 def build_new_features(lake: Lake, view: FeatureView, event: EventSpec, built_from: int | None) -> pl.DataFrame:

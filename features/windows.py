@@ -26,7 +26,8 @@ def build_features(events: pl.DataFrame, view: FeatureView, event: EventSpec) ->
 
     Returns:
         One row per (entity, event_timestamp): the entity's key, `event_timestamp`, `created_timestamp` (when the newest
-        event in it was taken in) and one column per aggregate. Sorted by event time. Events without a key are left out.
+        event in it was taken in, and a microsecond more for each event in it) and one column per aggregate. Sorted by
+        event time. Events without a key are left out.
     """
     new = pl.col(IS_NEW) if IS_NEW in events.columns else pl.lit(True)
     ordered = (
@@ -49,7 +50,8 @@ def build_features(events: pl.DataFrame, view: FeatureView, event: EventSpec) ->
             .agg(
                 *(_expression(a).alias(a.name) for a in view.aggregates if a.window_s == window_s),
                 pl.col(IS_NEW).any().alias(flag),
-                pl.col(CREATED_TIMESTAMP).max().alias(created),
+                # A corrected row must be newer than the one it corrects, even if one clock took in all of its events.
+                (pl.col(CREATED_TIMESTAMP).max() + pl.duration(microseconds=pl.len())).alias(created),
             )
             # Rows of one key and time hold the same window, so any of them will do.
             .unique([view.key, EVENT_TIMESTAMP])

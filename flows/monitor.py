@@ -27,7 +27,7 @@ from validation.drift import DriftVerdict, detect_drift
 from validation.log import previous_status, record_verdicts
 from validation.performance import PerformanceVerdict, measure_performance
 from validation.profile import ReferenceProfile, profile
-from validation.report import drift_markdown, drift_table
+from validation.report import drift_table, drift_table_markdown
 from validation.verdict import Status, Verdict
 
 QUARANTINE = "quarantine"
@@ -158,7 +158,7 @@ async def publish(
     """What a person sees in the Prefect UI: a summary and the columns, worst first."""
     lines = [f"# {pipeline}, {window[0]:%Y-%m-%d} to {window[1]:%Y-%m-%d %H:%M} UTC", ""]
     lines += [f"- **{check}: {verdict.status.name}**. {verdict.reason}" for check, verdict in verdicts.items()]
-    lines += ["", f"**Decision.** {decision.reason}", "", drift_markdown(drift, pipeline=pipeline, window=window)]
+    lines += ["", f"**Decision.** {decision.reason}", "", drift_table_markdown(drift)]
     key = pipeline.replace("_", "-")
     await acreate_markdown_artifact(
         "\n".join(lines), key=f"monitor-{key}", description=f"What monitoring found in {pipeline}"

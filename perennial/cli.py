@@ -107,10 +107,11 @@ def replay(
 @app.command()
 def ingest(pipeline: PipelineName, as_of: AsOf = None) -> None:
     """Take in what Kafka holds: event lake, features, online store."""
-    connect()
+    now = moment(as_of) if as_of else None
+    connect(pipeline)
     from flows.ingest import ingest as flow
 
-    summary = run(flow(pipeline, moment(as_of) if as_of else None))
+    summary = run(flow(pipeline, now))
     for topic in summary.topics:
         print(f"{topic.topic}: {topic.ingested} events, {topic.dead_lettered} dead letters")
     for view in summary.views:
@@ -120,20 +121,22 @@ def ingest(pipeline: PipelineName, as_of: AsOf = None) -> None:
 @app.command()
 def score(pipeline: PipelineName, as_of: AsOf = None) -> None:
     """Score what came in since the last run."""
-    connect()
+    now = moment(as_of) if as_of else None
+    connect(pipeline)
     from flows.score import score as flow
 
-    summary = run(flow(pipeline, moment(as_of) if as_of else None))
+    summary = run(flow(pipeline, now))
     print(f"{summary.scored_rows} predictions by version {summary.version}")
 
 
 @app.command()
 def monitor(pipeline: PipelineName, as_of: AsOf = None) -> None:
     """Validate, look for drift, measure performance, and ask for a retrain when it pays."""
-    connect()
+    now = moment(as_of) if as_of else None
+    connect(pipeline)
     from flows.monitor import monitor as flow
 
-    summary = run(flow(pipeline, moment(as_of) if as_of else None))
+    summary = run(flow(pipeline, now))
     for check, verdict in summary.verdicts.items():
         print(f"{check}: {verdict.status.name}. {verdict.reason}")
     print(summary.decision.reason)
@@ -147,10 +150,11 @@ def retrain(
     reason: Annotated[str, typer.Option(help="Why, for the record.")] = "by hand",
 ) -> None:
     """Fit a candidate and hold it against the champion."""
-    connect()
+    now = moment(as_of) if as_of else None
+    connect(pipeline)
     from flows.retrain import retrain as flow
 
-    summary = run(flow(pipeline, moment(as_of) if as_of else None, family.value if family else None, reason))
+    summary = run(flow(pipeline, now, family.value if family else None, reason))
     print(f"version {summary.version}: {summary.decision}. {summary.reason}")
     if summary.decision == "accepted":
         print(f"It is the challenger now. The running stack rolls it out; without one: `perennial rollout {pipeline}`.")
@@ -159,10 +163,11 @@ def retrain(
 @app.command()
 def rollout(pipeline: PipelineName, as_of: AsOf = None) -> None:
     """Bring the challenger into service behind a canary."""
-    connect()
+    now = moment(as_of) if as_of else None
+    connect(pipeline)
     from flows.rollout import rollout as flow
 
-    print(run(flow(pipeline, moment(as_of) if as_of else None)))
+    print(run(flow(pipeline, now)))
 
 
 @app.command()
@@ -170,7 +175,7 @@ def release(
     pipeline: PipelineName, version: Annotated[str, typer.Option(help="A registered version, such as 7.")]
 ) -> None:
     """Make a registered version the challenger by hand, past the gate, and roll it out behind the canary."""
-    connect()
+    connect(pipeline)
     from flows.context import open_context
     from flows.retrain import CHALLENGER
     from flows.rollout import rollout as flow
@@ -224,11 +229,13 @@ def run(flow: Coroutine[Any, Any, T]) -> T:
     return asyncio.run(flow)
 
 
-def connect() -> None:
-    """Point Prefect at its server, before it is imported: the given one, the running stack's, or one of its own."""
+def connect(pipeline: str) -> None:
+    """Make sure the pipeline is there; then point Prefect at its server, before it is imported."""
+    from flows.context import open_context
     from perennial.connect import connect_prefect
     from perennial.settings import settings
 
+    open_context(pipeline)
     connect_prefect(settings())
 
 

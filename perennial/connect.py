@@ -22,7 +22,9 @@ def connect_prefect(settings: Settings) -> None:
     Raises:
         UnreachableError: the server does not answer.
     """
-    for name, value in QUIET.items():
+    # What went wrong is told once, as a sentence, by the command; the server keeps the log with the traceback.
+    quiet = {**QUIET, "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL"}
+    for name, value in quiet.items():
         os.environ.setdefault(name, value)
     if "prefect_api_url" in settings.model_fields_set:
         try:

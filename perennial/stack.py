@@ -170,7 +170,7 @@ class Stack:
                     make_work_pool(self._http, self.addresses["prefect_api_url"])
             if waiting and unready.keys() <= {"prefect"}:
                 waiting = False
-                unready |= self._start_worker(schedules)
+                unready["worker"] = self._start_worker(schedules)
             self._check_alive()
             if time.monotonic() - begin > START_LIMIT_S:
                 logs = self._root / "logs"
@@ -205,24 +205,13 @@ class Stack:
             "kafka": accepts,
         }
 
-    def _start_worker(self, schedules: bool) -> dict[str, Callable[[], bool]]:
-        """Start the worker and the command that deploys; both wait for the work pool. What to look at until they are up."""
-        api_url = self.addresses["prefect_api_url"]
+    def _start_worker(self, schedules: bool) -> Callable[[], bool]:
+        """Start the process that deploys and then runs flows; the answer tells whether it has come so far."""
         deployments = self._root / "prefect" / "prefect.yaml"
         write_deployments(self._project / "prefect.yaml", deployments, schedules=schedules)
-        prefect = [sys.executable, "-m", "flows.prefect_command", f"{api_url}/work_pools/{WORK_POOL}"]
-        deploy = ["--no-prompt", "deploy", "--all", "--prefect-file", str(deployments)]
-        deploying = self._spawn("deployments", [*prefect, *deploy])
-        worker = f"perennial-{os.getpid()}"
-        self._spawn("worker", [*prefect, "worker", "start", "--pool", WORK_POOL, "--type", "process", "--name", worker])
-
-        def deployed() -> bool:
-            if deploying.exit_status() != 0:
-                return False
-            self._children.remove(deploying)
-            return True
-
-        return {"deployments": deployed, "worker": lambda: worker_is_online(self._http, api_url, worker)}
+        name = f"perennial-{os.getpid()}"
+        self._spawn("worker", [sys.executable, "-m", "flows.prefect_worker", WORK_POOL, name, str(deployments)])
+        return lambda: worker_is_online(self._http, self.addresses["prefect_api_url"], name)
 
     def _spawn(self, name: str, command: list[str]) -> Child:
         log = self._root / "logs" / f"{name}.log"
@@ -234,7 +223,7 @@ class Stack:
     def _check_alive(self) -> None:
         for child in self._children:
             status = child.exit_status()
-            if status is not None and (child.name, status) != ("deployments", 0):
+            if status is not None:
                 last = tail(child.log)
                 raise StageError(f"{child.name} ended by itself with status {status}; end of {child.log}:\n{last}")
 

@@ -265,7 +265,7 @@ def _become_client_of(stack: Stack, configured: Settings) -> None:
     from perennial.addresses import child_environment
 
     os.environ.update(child_environment(configured, stack.addresses, own_prefect=True))
-    os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "ERROR"
+    os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"
     settings.cache_clear()
 
 

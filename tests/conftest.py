@@ -11,8 +11,7 @@ from pathlib import Path
 import hypothesis
 import noida_db
 import pytest
-
-from perennial.settings import Settings
+from two_weeks import two_weeks as two_weeks  # a fixture
 
 STARTS_WITHIN_S = 20
 
@@ -41,15 +40,12 @@ class Broker:
     def address(self) -> str:
         return f"127.0.0.1:{self.port}"
 
-    def settings(self, home: Path) -> Settings:
-        return Settings(home=home, kafka_bootstrap_servers=self.address)
-
     def stop(self) -> None:
         self.process.terminate()
         self.process.wait(20)
 
 
-def free_port() -> int:
+def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -57,7 +53,7 @@ def free_port() -> int:
 
 def start_broker(data: Path) -> Broker:
     """Start the broker's own binary: the script that pip installs would leave it behind when ended."""
-    port = free_port()
+    port = _free_port()
     binary = Path(noida_db.__file__).parent / "noida-db"
     where = ["--data-dir", str(data), "--host", "127.0.0.1", "--kafka-port", str(port)]
     with (data.parent / f"{data.name}.log").open("wb") as log:
@@ -87,3 +83,9 @@ def own_broker(tmp_path: Path) -> Iterator[Broker]:
     running = start_broker(tmp_path / "broker")
     yield running
     running.stop()
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A port on which nobody listens."""
+    return _free_port()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -50,11 +51,19 @@ class FeatureBins:
     @cached_property
     def labels(self) -> tuple[str, ...]:
         """Unique names of the bins, in order; the last three are those of `VOID`."""
+        return self._named(repr)
+
+    @property
+    def short_labels(self) -> tuple[str, ...]:
+        """The same for a person to read: four digits, and perhaps not unique."""
+        return self._named(lambda edge: f"{edge:.4g}")
+
+    def _named(self, told: Callable[[float], str]) -> tuple[str, ...]:
         if self.kind == "categorical":
             return (*(f"={c}" for c in self.categories), "other", "unseen", *VOID)
         last = len(self.edges) - 2
         inner = (
-            f"={low!r}" if high == _just_above(low) else f"[{low!r}, {high!r}" + ("]" if i == last else ")")
+            f"={told(low)}" if high == _just_above(low) else f"[{told(low)}, {told(high)}" + ("]" if i == last else ")")
             for i, (low, high) in enumerate(zip(self.edges, self.edges[1:], strict=False))
         )
         return (*inner, "below", "above", *VOID)

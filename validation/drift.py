@@ -13,6 +13,9 @@ from validation.profile import SCORE, Profile, ReferenceProfile
 from validation.psi import psi, psi_by_bin
 from validation.verdict import Status, Verdict
 
+NAMED = 3
+"""How many drifted columns a sentence names; the table has all of them."""
+
 
 @dataclass(frozen=True)
 class FeatureDrift:
@@ -138,7 +141,7 @@ def _void(counts: FeatureCounts) -> str:
 
 def _most_moved(bins: FeatureBins, was: FeatureCounts, now: FeatureCounts) -> str:
     worst = int(np.argmax(psi_by_bin(was.with_void, now.with_void)))
-    label = (*bins.labels[: was.present.size], "missing")[worst]
+    label = (*bins.short_labels[: was.present.size], "missing")[worst]
     before, after = was.with_void[worst] / was.rows, now.with_void[worst] / now.rows
     return f"{label}: {before:.1%} -> {after:.1%} of rows"
 
@@ -171,7 +174,10 @@ def _reason(found: list[FeatureDrift], status: Status, rows: int, policy: DriftP
     also = f"; watched (>= {policy.warn_at:g}): {_named(watched)}" if watched else ""
     if status is Status.FAIL:
         drifted = [f for f in found if f.status is status]
-        return f"{len(drifted)} of {len(found)} columns drifted in {rows} rows: {_sentences(drifted)}{also}"
+        more = f"; and {len(drifted) - NAMED} more" if len(drifted) > NAMED else ""
+        return (
+            f"{len(drifted)} of {len(found)} columns drifted in {rows} rows: {_sentences(drifted[:NAMED])}{more}{also}"
+        )
     if status is Status.INCONCLUSIVE:
         return f"{_sentences(f for f in found if f.status is status)}{also}"
     most = max(found, key=lambda f: f.psi)

@@ -63,6 +63,17 @@ def drift_markdown(
         f"{_escaped(verdict.verdict.reason)}.",
         "",
     ]
+    return "\n".join([*lines, drift_table_markdown(verdict, most=most)]).rstrip() + "\n"
+
+
+def drift_table_markdown(verdict: DriftVerdict, *, most: int = 20) -> str:
+    """How far each column moved, worst first, as a table in Markdown; empty where there is nothing to show.
+
+    Args:
+        verdict: what drift detection found.
+        most: how many columns the table shows.
+    """
+    lines: list[str] = []
     table = drift_table(verdict)[:most]
     if table:
         lines.append("| " + " | ".join(table[0]) + " |")
@@ -70,7 +81,7 @@ def drift_markdown(
         lines.extend("| " + " | ".join(_escaped(cell) for cell in row.values()) + " |" for row in table)
     if len(verdict.features) > most:
         lines.extend(["", f"{len(verdict.features) - most} more columns moved less."])
-    return "\n".join(lines).rstrip() + "\n"
+    return "\n".join(lines)
 
 
 def drift_table(verdict: DriftVerdict) -> list[dict[str, str]]:

@@ -115,10 +115,14 @@ def test_no_events_are_no_rows_with_the_right_columns() -> None:
     assert built.columns == ["store", "event_timestamp", "created_timestamp", *NAMES]
 
 
-def test_a_row_was_created_when_the_newest_event_in_it_was_taken_in() -> None:
+def test_a_row_is_newer_the_later_its_events_were_taken_in_and_the_more_it_holds() -> None:
     late = sales((1, "a", 20, True), (0, "a", 10, True))
     built = build_features(late, VIEW, SOLD)
-    assert built["created_timestamp"].to_list() == [T0 + timedelta(days=1, seconds=1)] * 2
+    taken_in = T0 + timedelta(days=1, seconds=1)
+    assert built["created_timestamp"].to_list() == [
+        taken_in + timedelta(microseconds=1),
+        taken_in + timedelta(microseconds=2),
+    ]
 
 
 def test_a_late_event_corrects_exactly_its_windows() -> None:

@@ -2,18 +2,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import duckdb
 import httpx
 import polars as pl
 import pytest
+from two_weeks import STORY
 
 from features.labels import PREDICTIONS
 from features.lake import Lake
 from features.store import ENTITY_KEY, view_table
 from perennial.settings import settings
+from perennial.story import DAY
 from pipelines.spec import load_pipeline
 
 if TYPE_CHECKING:
-    from conftest import Told
+    from two_weeks import Told
 
 pytestmark = pytest.mark.stack
 NAME = "two_weeks"
@@ -28,23 +31,15 @@ def test_every_stage_of_the_loop_really_happened(two_weeks: Told) -> None:
 def test_every_event_produced_is_ingested_or_dead_lettered_once(two_weeks: Told) -> None:
     # Counted in the source, not by the code under test: flights, departures, arrivals and weather of 2 to 15 January.
     spec = load_pipeline("flights")
-    from conftest import STORY
-
-    from perennial.story import DAY
-
     source = spec.replay(STORY.begin, STORY.through + DAY)
     lake = Lake(settings(), NAME)
     for event in spec.events:
-        stored = lake.read(event.table).select(event.schema_)
-        assert stored.sort(event.event_id).equals(source[event.topic].select(event.schema_).sort(event.event_id))
+        stored = lake.read(event.table).select(*event.schema_)
+        assert stored.sort(event.event_id).equals(source[event.topic].select(*event.schema_).sort(event.event_id))
     assert two_weeks.figures.dead_lettered == STORY.broken_records
 
 
 def test_every_flight_of_the_simulated_days_was_scored_once_by_the_champion_of_its_day(two_weeks: Told) -> None:
-    from conftest import STORY
-
-    from perennial.story import DAY
-
     scheduled = load_pipeline("flights").replay(STORY.bootstrap_until, STORY.through + DAY)["flights.scheduled.v1"]
     lake = Lake(settings(), NAME)
     predictions = lake.read(PREDICTIONS, since=STORY.bootstrap_until)
@@ -75,14 +70,9 @@ def test_the_bad_release_is_rolled_back_and_the_champion_restored(two_weeks: Tol
 
 
 def test_stream_features_in_the_lake_equal_a_computation_from_the_source(two_weeks: Told) -> None:
-    from conftest import STORY
-
-    from perennial.story import DAY
-
     spec = load_pipeline("flights")
     departures = spec.replay(STORY.begin, STORY.through + DAY)["flights.departed.v1"]
     # By DuckDB, which shares no code with the windows: mean departure delay of the last three hours at each origin.
-    import duckdb
 
     departed = departures.select("origin", "event_timestamp", "departure_delay_min")  # noqa: F841 (DuckDB reads it by name)
     expected = duckdb.sql(

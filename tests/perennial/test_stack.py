@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -161,11 +160,13 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def test_an_event_starts_a_retrain_and_a_killed_owner_leaves_nothing(home: Path) -> None:
     project = home.parent / "project"
-    (project / "flows").mkdir(parents=True)
-    shutil.copy(PROJECT / "prefect.yaml", project)
-    (project / "flows" / "retrain.py").write_text(RETRAIN)
+    (project / "stand_ins").mkdir(parents=True)
+    # The real deployments, schedules and automations; only what they run is a stand-in.
+    deployments_file = (PROJECT / "prefect.yaml").read_text()
+    (project / "prefect.yaml").write_text(deployments_file.replace("entrypoint: flows.", "entrypoint: stand_ins."))
+    (project / "stand_ins" / "retrain.py").write_text(RETRAIN)
     for name in ("ingest", "score", "monitor", "rollout"):
-        (project / "flows" / f"{name}.py").write_text(OTHER.format(name=name))
+        (project / "stand_ins" / f"{name}.py").write_text(OTHER.format(name=name))
     ports = free_ports()
     command = [sys.executable, "-c", OWNER, str(project), *(str(port) for port in asdict(ports).values())]
     with owner(command, home) as process:
@@ -180,7 +181,7 @@ def test_an_event_starts_a_retrain_and_a_killed_owner_leaves_nothing(home: Path)
 
         deployments = deployments_of(addresses)
         assert sorted(deployments) == [
-            f"flows/{n}.py:{n}" for n in ("ingest", "monitor", "retrain", "rollout", "score")
+            f"stand_ins.{n}.{n}" for n in ("ingest", "monitor", "retrain", "rollout", "score")
         ]
         assert not any(s["active"] for d in deployments.values() for s in d["schedules"])
 
@@ -201,7 +202,7 @@ def test_an_event_starts_a_retrain_and_a_killed_owner_leaves_nothing(home: Path)
         ]
         runs = httpx.post(f"{addresses['prefect_api_url']}/flow_runs/filter", json={}).json()
         parameters = {run["deployment_id"]: run["parameters"] for run in runs}
-        rolled = parameters[deployments["flows/rollout.py:rollout"]["id"]]
+        rolled = parameters[deployments["stand_ins.rollout.rollout"]["id"]]
         assert (rolled["pipeline"], rolled["as_of"]) == ("flights", as_of)
 
         second = subprocess.run(
@@ -224,8 +225,8 @@ def test_perennial_up_starts_after_a_killed_owner_and_sigterm_ends_every_process
         check_every_address_answers(addresses)
         deployments = deployments_of(addresses)
         assert all(s["active"] for d in deployments.values() for s in d["schedules"])
-        assert deployments["flows/retrain.py:retrain"]["global_concurrency_limit"]["limit"] == 1
-        assert str(PROJECT) in json.dumps(deployments["flows/ingest.py:ingest"]["pull_steps"])
+        assert deployments["flows.retrain.retrain"]["global_concurrency_limit"]["limit"] == 1
+        assert str(PROJECT) in json.dumps(deployments["flows.ingest.ingest"]["pull_steps"])
         assert len(processes_of(home)) >= 6  # the owner, four servers and the worker
 
         process.send_signal(signal.SIGTERM)

@@ -1,0 +1,52 @@
+"""The local stack's Prefect worker: `python -m flows.prefect_worker POOL NAME PREFECT_FILE`.
+
+One process waits for the server, deploys, and then works: importing Prefect takes 2 s, which pass while the server
+starts, and are paid once. It does not poll while it deploys: on SQLite the two now and then locked each other out for
+the 60 s that Prefect waits for a lock.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import httpx
+
+
+def main() -> int:
+    """Wait until the work pool is there, deploy what PREFECT_FILE names, then run flows until SIGTERM."""
+    pool, name, prefect_file = sys.argv[1:]
+    # Imported for the time they take: the commands below would import them once the server is there.
+    import prefect.cli.deploy._core
+    import prefect.workers.process  # noqa: F401
+    from prefect.settings import get_current_settings
+
+    url = f"{get_current_settings().api.url}/work_pools/{pool}"
+    with httpx.Client(trust_env=False, timeout=10) as client:
+        while not _answers(client, url):
+            time.sleep(0.1)
+    deployed = _prefect("--no-prompt", "deploy", "--all", "--prefect-file", prefect_file)
+    return deployed or _prefect("worker", "start", "--pool", pool, "--type", "process", "--name", name)
+
+
+def _answers(client: httpx.Client, url: str) -> bool:
+    try:
+        return client.get(url).is_success
+    except httpx.HTTPError:
+        return False
+
+
+def _prefect(*arguments: str) -> int:
+    """Run a `prefect` command in this process; its exit status."""
+    from prefect.cli import app
+
+    sys.argv = ["prefect", *arguments]
+    try:
+        app()
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

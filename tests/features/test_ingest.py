@@ -1,0 +1,265 @@
+from __future__ import annotations
+
+import multiprocessing
+import random
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import orjson
+import polars as pl
+import pytest
+from kafka import KafkaConsumer
+from polars.testing import assert_frame_equal
+
+from features import ingest
+from features.consumer import ensure_topics, open_producer, read_to_end
+from features.events import encode, events_schema
+from features.ingest import DEAD_LETTERS, ingest_topic, refresh_view
+from features.lake import Lake
+from features.replay import replay
+from features.store import OnlineFeatures, historical, view_table
+from features.windows import build_features
+from perennial.scaffold import init_pipeline
+from perennial.settings import Settings
+from pipelines.spec import PipelineSpec, add_pipelines_dir, load_pipeline
+
+FIRST = datetime(2024, 1, 2, tzinfo=UTC)
+NOW = datetime(2024, 1, 5, tzinfo=UTC)
+BAD = (b"{", b"[1]", b'{"order_id": 7}')
+
+
+@pytest.fixture
+def spec(request: pytest.FixtureRequest, tmp_path: Path) -> PipelineSpec:
+    """A new pipeline of this test's own: its topics are nobody else's."""
+    name = f"shop_{abs(hash(request.node.name)) % 10**8}"
+    init_pipeline(name, tmp_path / "pipelines")
+    add_pipelines_dir(tmp_path / "pipelines")
+    return load_pipeline(name)
+
+
+@pytest.fixture
+def lake(kafka_settings: Settings, spec: PipelineSpec) -> Lake:
+    return Lake(kafka_settings, spec.name)
+
+
+def take_in(settings: Settings, lake: Lake, spec: PipelineSpec, created: datetime = NOW) -> tuple[int, int]:
+    topics = [ingest_topic(settings, lake, event, created) for event in spec.events]
+    for view in spec.views:
+        refresh_view(settings, lake, spec, view)
+    return sum(t.ingested for t in topics), sum(t.dead_lettered for t in topics)
+
+
+def newest(lake: Lake, spec: PipelineSpec) -> dict[str, pl.DataFrame]:
+    """Each view's values as they count: of the rows of one key and time, the one created last."""
+    return {
+        view.name: lake.read(view_table(view))
+        .sort("created_timestamp")
+        .unique([view.entity, "event_timestamp"], keep="last", maintain_order=True)
+        .drop("created_timestamp")
+        .sort("event_timestamp", view.entity)
+        for view in spec.views
+    }
+
+
+def backfilled(lake: Lake, spec: PipelineSpec) -> dict[str, pl.DataFrame]:
+    return {
+        view.name: build_features(lake.read(spec.event(view.topic).table), view, spec.event(view.topic))
+        .drop("created_timestamp")
+        .sort("event_timestamp", view.entity)
+        for view in spec.views
+    }
+
+
+def assert_same_features(lake: Lake, spec: PipelineSpec) -> None:
+    expected = backfilled(lake, spec)
+    for name, frame in newest(lake, spec).items():
+        assert frame.height > 0
+        assert_frame_equal(frame, expected[name], rel_tol=1e-9)
+
+
+def assert_online_is_offline(settings: Settings, lake: Lake, spec: PipelineSpec) -> None:
+    event = spec.event(spec.scored.topic)
+    scored = lake.read(event.table).unique("order_id").tail(200).with_columns(event_timestamp=pl.lit(NOW))
+    online = OnlineFeatures(spec, settings).frame(scored)
+    assert_frame_equal(online, historical(spec, settings, scored, {}), rel_tol=1e-9)
+    assert online[[a.name for v in spec.views for a in v.aggregates]].null_count().sum_horizontal()[0] < 3 * 200
+
+
+def put(settings: Settings, topic: str, values: tuple[bytes | None, ...], key: bytes | None = b"k") -> None:
+    with open_producer(settings) as producer:
+        for value in values:
+            producer.send(topic, key=key, value=value)
+
+
+def test_everything_that_was_produced_is_in_the_lake_once(
+    kafka_settings: Settings, lake: Lake, spec: PipelineSpec, broker: Any
+) -> None:
+    produced = replay(kafka_settings, spec, FIRST, FIRST + timedelta(days=1))
+    topic = spec.scored.topic
+    put(kafka_settings, topic, BAD)
+    assert take_in(kafka_settings, lake, spec) == (sum(produced.values()), 3)
+    assert {e.topic: lake.rows(e.table) for e in spec.events} == produced
+    history = spec.replay(FIRST, FIRST + timedelta(days=1))
+    for event in spec.events:
+        rows = lake.read(event.table).select(list(event.schema_)).sort(event.event_id)
+        assert rows.equals(history[event.topic].sort(event.event_id))
+    letters = lake.read(DEAD_LETTERS).sort("kafka_offset")
+    assert letters["value"].to_list() == list(BAD)
+    assert letters["kafka_offset"].to_list() == [produced[topic] + i for i in range(3)]
+    told = KafkaConsumer(
+        f"{topic}.dlq", bootstrap_servers=broker.address, auto_offset_reset="earliest", consumer_timeout_ms=1_000
+    )
+    assert [record.value for record in told] == list(BAD)
+    told.close()
+    assert_same_features(lake, spec)
+
+    commits = {e.table: lake.snapshot_id(e.table) for e in spec.events}
+    assert take_in(kafka_settings, lake, spec, NOW + timedelta(days=1)) == (0, 0)
+    assert {e.table: lake.snapshot_id(e.table) for e in spec.events} == commits
+
+    more = replay(kafka_settings, spec, FIRST + timedelta(days=1), FIRST + timedelta(days=2))
+    assert take_in(kafka_settings, lake, spec, NOW + timedelta(days=1)) == (sum(more.values()), 0)
+    assert {e.topic: lake.rows(e.table) for e in spec.events} == {t: produced[t] + more[t] for t in produced}
+    assert_same_features(lake, spec)
+    assert_online_is_offline(kafka_settings, lake, spec)
+
+
+def test_records_that_no_topic_would_take_again_stop_nothing(
+    kafka_settings: Settings, lake: Lake, spec: PipelineSpec
+) -> None:
+    """What cannot be put on the dead letters' topic as it is must not be met again and again."""
+    event = spec.event(spec.scored.topic)
+    with open_producer(kafka_settings) as producer:
+        producer.send(event.topic, key=b"k", value=b"x" * 1_040_000)
+        producer.send(event.topic, key=b"k", value=None)
+        producer.send(event.topic, key=None, value=b"")
+        producer.send(event.topic, key=b"\xff", value=b"\xff")
+    good = spec.replay(FIRST, FIRST + timedelta(hours=3))[event.topic]
+    put(kafka_settings, event.topic, tuple(encode(good, event)))
+    taken = ingest_topic(kafka_settings, lake, event, NOW)
+    assert (taken.ingested, taken.dead_lettered) == (good.height, 4)
+    letters = lake.read(DEAD_LETTERS).sort("kafka_offset")
+    assert [None if v is None else len(v) for v in letters["value"]] == [1_040_000, None, 0, 1]
+    assert ingest_topic(kafka_settings, lake, event, NOW).dead_lettered == 0
+
+
+def test_before_the_first_event_there_is_an_empty_table(
+    kafka_settings: Settings, lake: Lake, spec: PipelineSpec
+) -> None:
+    assert take_in(kafka_settings, lake, spec) == (0, 0)
+    for event in spec.events:
+        assert lake.read(event.table).schema == events_schema(event)
+    assert take_in(kafka_settings, lake, spec) == (0, 0)
+    scored = spec.replay(FIRST, FIRST + timedelta(hours=3))[spec.scored.topic]
+    assert historical(spec, kafka_settings, scored, {}).height == scored.height
+
+
+@pytest.mark.parametrize("step", ["lake", "online"])
+def test_a_refresh_that_was_cut_off_is_made_good_by_the_next(
+    step: str, kafka_settings: Settings, lake: Lake, spec: PipelineSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replay(kafka_settings, spec, FIRST, FIRST + timedelta(days=1))
+    take_in(kafka_settings, lake, spec)
+    replay(kafka_settings, spec, FIRST + timedelta(days=1), FIRST + timedelta(days=2))
+    for event in spec.events:
+        ingest_topic(kafka_settings, lake, event, NOW)
+
+    class Cut(BaseException):
+        pass
+
+    def cut(*_: object, **__: object) -> None:
+        raise Cut
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Lake, "append", cut) if step == "lake" else patch.setattr(ingest, "write_online", cut)
+        for view in spec.views:
+            with pytest.raises(Cut):
+                refresh_view(kafka_settings, lake, spec, view)
+    for view in spec.views:
+        refresh_view(kafka_settings, lake, spec, view)
+    assert_same_features(lake, spec)
+    assert_online_is_offline(kafka_settings, lake, spec)
+
+
+def test_a_late_event_corrects_the_features_that_came_before_it(
+    kafka_settings: Settings, lake: Lake, spec: PipelineSpec
+) -> None:
+    view = next(v for v in spec.views if v.name == "customer_views")
+    event = spec.event(view.topic)
+    ensure_topics(kafka_settings, [e.topic for e in spec.events])
+
+    def viewed(name: str, hours: float, duration: float) -> bytes:
+        at = (FIRST + timedelta(hours=hours)).isoformat()
+        return orjson.dumps({"view_id": name, "event_timestamp": at, "customer_id": "c1", "duration_s": duration})
+
+    put(kafka_settings, event.topic, (viewed("a", 0, 10), viewed("b", 10, 30), viewed("c", 30, 5)))
+    take_in(kafka_settings, lake, spec)
+    # Taken in by the same clock: which of two values is the newer must not depend on the clock alone.
+    put(kafka_settings, event.topic, (viewed("late", 5, 80), viewed("b", 10, 30)))
+    take_in(kafka_settings, lake, spec)
+    found = newest(lake, spec)[view.name]
+    at = [(t - FIRST) / timedelta(hours=1) for t in found["event_timestamp"]]
+    assert dict(zip(at, found["customer_view_duration_mean_1d"], strict=True)) == {0: 10, 5: 45, 10: 40, 30: 17.5}
+    scored = pl.DataFrame(
+        {"order_id": ["o1"] * 4, "event_timestamp": found["event_timestamp"], "customer_id": ["c1"] * 4},
+        schema_overrides={"event_timestamp": pl.Datetime("us", "UTC")},
+    ).with_columns(product=pl.lit("hat"), price_eur=pl.lit(1.0), voucher=pl.lit(None, dtype=pl.String))
+    joined = historical(spec, kafka_settings, scored, {})
+    assert joined["customer_view_duration_mean_1d"].to_list() == [10, 45, 40, 17.5]
+
+
+def ingest_until_killed(home: Path, address: str, directory: Path, name: str) -> None:
+    add_pipelines_dir(directory)
+    spec, settings = load_pipeline(name), Settings(home=home, kafka_bootstrap_servers=address)
+    ingest.read_to_end = partial(read_to_end, max_rows=60)  # more commits to be killed between
+    take_in(settings, Lake(settings, name), spec)
+
+
+@pytest.fixture(scope="module")
+def forks() -> Iterator[Any]:
+    """Processes that start at once, so that a kill meets the work and not the imports."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["feast", "kafka", "pyiceberg.catalog.sql", "pyiceberg.io.pyarrow", __name__])
+    sys.path.insert(0, str(Path(__file__).parent))
+    yield context
+    sys.path.remove(str(Path(__file__).parent))
+
+
+def test_ingest_killed_at_any_moment_loses_and_doubles_nothing(
+    kafka_settings: Settings, lake: Lake, spec: PipelineSpec, tmp_path: Path, broker: Any, forks: Any
+) -> None:
+    produced = replay(kafka_settings, spec, FIRST, FIRST + timedelta(days=1))
+    put(kafka_settings, spec.scored.topic, BAD)
+    put(kafka_settings, spec.label.topic, BAD)
+    arguments = (tmp_path, broker.address, tmp_path / "pipelines", spec.name)
+    seed = random.randrange(10**6)
+    print(f"seed {seed}")
+    delays = random.Random(seed)
+    run: Callable[[], Any] = lambda: forks.Process(target=ingest_until_killed, args=arguments)  # noqa: E731
+    killed = 0
+    for _ in range(6):
+        process = run()
+        process.start()
+        process.join(delays.uniform(0.1, 1.2))
+        killed += process.is_alive()
+        process.kill()
+        process.join()
+    last = run()
+    began = time.monotonic()
+    last.start()
+    last.join(60)
+    assert last.exitcode == 0, f"the last run ended with {last.exitcode} after {time.monotonic() - began:.0f} s"
+    assert killed >= 2
+    assert {e.topic: lake.rows(e.table) for e in spec.events} == produced
+    for event in spec.events:
+        places = lake.read(event.table).select("kafka_partition", "kafka_offset")
+        assert places.is_unique().all()
+    letters = lake.read(DEAD_LETTERS)
+    assert sorted(letters["value"].to_list()) == sorted(BAD * 2)
+    assert_same_features(lake, spec)
+    assert_online_is_offline(kafka_settings, lake, spec)
