@@ -10,6 +10,7 @@ import json
 from typing import Any
 
 from feast.infra.data_sources.contrib.iceberg_catalog.iceberg_source import IcebergSource
+from feast.protos.feast.core.DataSource_pb2 import DataSource as DataSourceProto
 
 from features.store import PinnedCatalog
 
@@ -23,6 +24,8 @@ class LakeSource(IcebergSource):
 
     def _to_proto_impl(self) -> Any:
         proto = super()._to_proto_impl()
+        # Of the Iceberg type, Feast would make a source of its own class again, which reads all of the newest snapshot.
+        proto.type = DataSourceProto.CUSTOM_SOURCE
         proto.data_source_class_type = f"{LakeSource.__module__}.{LakeSource.__name__}"
         return proto
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     import feast
 
 ENTITY_KEY = "entity_key"
+# To be raised when features/feast_source.py is stored in another way, so that definitions are applied again.
+SOURCE_VERSION = 2
 
 
 def view_table(view: FeatureView) -> str:
@@ -132,7 +134,13 @@ def open_store(spec: PipelineSpec, settings: Settings) -> feast.FeatureStore:
     store = FeatureStore(config=repo_config(spec, settings))
     applied = folder / "applied.json"
     definitions = json.dumps(
-        [settings.warehouse, settings.catalog_uri, settings.online_store_url, [v.model_dump() for v in spec.views]]
+        [
+            SOURCE_VERSION,
+            settings.warehouse,
+            settings.catalog_uri,
+            settings.online_store_url,
+            [v.model_dump() for v in spec.views],
+        ]
     )
     if not applied.exists() or applied.read_text() != definitions:
         store.apply(feast_objects(spec, settings))
@@ -192,7 +200,8 @@ def historical(
     """
     rows = _request_rows(spec, scored).with_row_index("_row")
     if not rows.height or not spec.views:
-        return rows.select(ENTITY_KEY, EVENT_TIMESTAMP, *spec.feature_names)
+        nothing = (pl.lit(None, dtype=pl.Float64).alias(name) for name in _streamed(spec))
+        return rows.with_columns(nothing).select(ENTITY_KEY, EVENT_TIMESTAMP, *spec.feature_names)
     times = rows.get_column(EVENT_TIMESTAMP)
     first, last = times.min(), times.max()
     if not isinstance(first, datetime) or not isinstance(last, datetime):

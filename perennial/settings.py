@@ -20,7 +20,7 @@ STACK_FILE = "stack.json"
 class Settings(BaseSettings):
     """Addresses and the state root; every field can be set as PERENNIAL_<FIELD> (MLflow's and Prefect's by their own names)."""
 
-    model_config = SettingsConfigDict(env_prefix="PERENNIAL_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="PERENNIAL_", frozen=True, extra="ignore", populate_by_name=True)
 
     home: Path = Field(Path(".perennial"), description="Root of all local state.")
     kafka_bootstrap_servers: str = Field("127.0.0.1:9092", description="Kafka brokers, host:port, comma-separated.")
