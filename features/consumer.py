@@ -67,9 +67,7 @@ def open_consumer(settings: Settings) -> Iterator[KafkaConsumer]:
 
     with _reaching(settings):
         consumer = KafkaConsumer(
-            **_options(
-                settings, enable_auto_commit=False, fetch_max_bytes=32 << 20, max_partition_fetch_bytes=8 << 20
-            )
+            **_options(settings, enable_auto_commit=False, fetch_max_bytes=32 << 20, max_partition_fetch_bytes=8 << 20)
         )
         try:
             yield consumer

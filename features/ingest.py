@@ -69,7 +69,7 @@ def ingest_topic(settings: Settings, lake: Lake, event: EventSpec, created: date
             lake.append(event.table, decoded.events, batch.offsets)
             ingested += decoded.events.height
             dead_lettered += decoded.dead_letters.height
-    if not lake.exists(event.table):
+    if not ingested and not lake.exists(event.table):
         lake.append(event.table, pl.DataFrame(schema=events_schema(event)))
     return TopicIngest(event.topic, ingested, dead_lettered)
 

@@ -138,29 +138,30 @@ class Lake:
 
     def offsets(self, table: str) -> dict[int, int]:
         """Next Kafka position by partition, as of the last commit; empty if nothing was committed yet."""
-        return _offsets(self.existing(table)) if self.exists(table) else {}
+        found = self._found(table)
+        return _offsets(found) if found else {}
 
     def snapshot_id(self, table: str) -> int | None:
         """Id of the current snapshot; None if there is no table or nothing in it."""
-        snapshot = self.existing(table).current_snapshot() if self.exists(table) else None
+        found = self._found(table)
+        snapshot = found.current_snapshot() if found else None
         return snapshot.snapshot_id if snapshot else None
 
     def property(self, table: str, name: str) -> str | None:
         """What the current snapshot says of itself under that name; None if it says nothing."""
-        snapshot = self.existing(table).current_snapshot() if self.exists(table) else None
+        found = self._found(table)
+        snapshot = found.current_snapshot() if found else None
         return snapshot.summary[name] if snapshot and snapshot.summary else None
 
     def rows(self, table: str) -> int:
         """Number of rows, from the snapshot's summary."""
-        if not self.exists(table):
-            return 0
-        snapshot = self.existing(table).current_snapshot()
+        found = self._found(table)
+        snapshot = found.current_snapshot() if found else None
         return int(snapshot.summary["total-records"] or 0) if snapshot and snapshot.summary else 0
 
     def exists(self, table: str) -> bool:
         """Whether the table is there."""
-        with _catalog_answers(self.catalog_uri):
-            return bool(self.catalog.table_exists(f"{self.namespace}.{table}"))
+        return self._found(table) is not None
 
     def existing(self, table: str) -> Table:
         """The table as pyiceberg knows it.
@@ -168,20 +169,26 @@ class Lake:
         Raises:
             StateError: there is none.
         """
+        found = self._found(table)
+        if found is None:
+            raise StateError(
+                f"the lake has no table {self.namespace}.{table} yet; run `perennial ingest {self.namespace}` first"
+            )
+        return found
+
+    def _found(self, table: str) -> Table | None:
         from pyiceberg.exceptions import NoSuchTableError
 
         try:
             with _catalog_answers(self.catalog_uri):
                 return self.catalog.load_table(f"{self.namespace}.{table}")
-        except NoSuchTableError as error:
-            raise StateError(
-                f"the lake has no table {self.namespace}.{table} yet; run `perennial ingest {self.namespace}` first"
-            ) from error
+        except NoSuchTableError:
+            return None
 
     def _table(self, table: str, schema: pa.Schema, partition_by: str | None) -> Table:
-        if not self.exists(table):
+        target = self._found(table)
+        if target is None:
             return self._create(table, schema, partition_by)
-        target = self.existing(table)
         known = set(target.schema().column_names)
         if not set(schema.names) <= known:
             with target.update_schema() as update:

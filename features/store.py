@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     import feast
 
 ENTITY_KEY = "entity_key"
-# To be raised when features/feast_source.py is stored in another way, so that definitions are applied again.
-SOURCE_VERSION = 2
+# To be raised when features/feast_lake.py is stored in another way, so that definitions are applied again.
+SOURCE_VERSION = 3
 
 
 def view_table(view: FeatureView) -> str:
@@ -61,17 +61,6 @@ def _pinned(pins: Pins) -> Iterator[None]:
         _PINS.reset(token)
 
 
-@contextmanager
-def _own_duckdb() -> Iterator[None]:
-    """A DuckDB for one join. Feast's is one for the life of the process, and keeps every frame it was ever given."""
-    import ibis
-
-    try:
-        yield
-    finally:
-        ibis.options.default_backend = None
-
-
 class PinnedCatalog:
     """A catalog whose tables are read at the pinned snapshot and range. Feast's reader loads a table and scans all of it."""
 
@@ -94,14 +83,8 @@ class PinnedCatalog:
         return self._table.schema()
 
 
-def _lake_source_class() -> type[Any]:
-    from features.feast_source import LakeSource
-
-    return LakeSource
-
-
 def repo_config(spec: PipelineSpec, settings: Settings) -> feast.RepoConfig:
-    """Feast's configuration for a pipeline: DuckDB offline; SQLite or Redis online."""
+    """Feast's configuration for a pipeline: the lake offline; SQLite or Redis online."""
     from feast import RepoConfig
 
     folder = settings.feast_dir / spec.name
@@ -114,7 +97,7 @@ def repo_config(spec: PipelineSpec, settings: Settings) -> feast.RepoConfig:
         project=spec.name,
         provider="local",
         registry={"path": str(folder / "registry.db"), "cache_ttl_seconds": 0},
-        offline_store={"type": "duckdb"},
+        offline_store={"type": "features.feast_lake.LakeOfflineStore"},
         online_store=online,
         entity_key_serialization_version=3,
         repo_path=folder,
@@ -155,7 +138,8 @@ def feast_objects(spec: PipelineSpec, settings: Settings) -> list[Any]:
     from feast import FeatureView as FeastView
     from feast.types import Float64
 
-    source_class = _lake_source_class()
+    from features.feast_lake import LakeSource
+
     entities = {v.entity: Entity(name=v.entity, join_keys=[v.entity], value_type=ValueType.STRING) for v in spec.views}
     views = [
         FeastView(
@@ -166,7 +150,7 @@ def feast_objects(spec: PipelineSpec, settings: Settings) -> list[Any]:
                 Field(name=a.name, dtype=Float64, tags={"field": a.field, "function": a.function})
                 for a in view.aggregates
             ],
-            source=source_class(
+            source=LakeSource(
                 name=f"{spec.name}_{view.name}",
                 catalog_type="sql",
                 catalog_name="perennial",
@@ -210,7 +194,7 @@ def historical(
     store = open_store(spec, settings)
     keys = sorted({v.entity for v in spec.views})
     entities = scored.select(pl.col(key).cast(pl.String) for key in keys).with_row_index("_row").with_columns(times)
-    with _pinned(Pins(snapshots, since=first - reach, until=last + timedelta(microseconds=1))), _own_duckdb():
+    with _pinned(Pins(snapshots, since=first - reach, until=last + timedelta(microseconds=1))):
         joined = store.get_historical_features(
             entity_df=entities.to_pandas(),
             features=[f"{v.name}:{a.name}" for v in spec.views for a in v.aggregates],
@@ -234,11 +218,12 @@ def write_online(spec: PipelineSpec, settings: Settings, view: FeatureView, rows
     if not newest.height:
         return 0
     store = open_store(spec, settings)
-    online = _read_online(store, store.get_feature_view(view.name), view, newest.get_column(view.entity).to_list())
+    table = store.get_feature_view(view.name)
+    online = _read_online(store, table, view, newest.get_column(view.entity).to_list())
     known = pl.Series([at for at, _ in online], dtype=pl.Datetime("us", "UTC"))
     fresh = newest.filter(known.is_null() | (known <= newest.get_column(EVENT_TIMESTAMP)))
     if fresh.height:
-        store.write_to_online_store(view.name, df=fresh.to_pandas())
+        _write_online(store, table, view, fresh)
     return fresh.height
 
 
@@ -296,6 +281,23 @@ def _read_online(
         numbers = {n: v.double_val for n, v in (values or {}).items() if v.HasField("double_val")}
         found[key] = (moment, numbers)
     return [found.get(key, (None, {})) for key in keys]
+
+
+def _write_online(store: feast.FeatureStore, table: feast.FeatureView, view: FeatureView, rows: pl.DataFrame) -> None:
+    # Not by write_to_online_store: it passes over a frame without any value, and what was known before would stay.
+    from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+    from feast.protos.feast.types.Value_pb2 import Value
+
+    data = [
+        (
+            EntityKey(join_keys=[view.entity], entity_values=[Value(string_val=row[view.entity])]),
+            {a.name: Value() if row[a.name] is None else Value(double_val=row[a.name]) for a in view.aggregates},
+            row[EVENT_TIMESTAMP],
+            row[CREATED_TIMESTAMP],
+        )
+        for row in rows.iter_rows(named=True)
+    ]
+    store._get_provider().online_write_batch(store.config, table, data, None)
 
 
 def _request_rows(spec: PipelineSpec, scored: pl.DataFrame) -> pl.DataFrame:

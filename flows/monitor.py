@@ -24,7 +24,7 @@ from training.history import champion_history
 from validation.contract import ValidationResult, validate
 from validation.coverage import judge_coverage
 from validation.drift import DriftVerdict, detect_drift
-from validation.log import previous_status, record_verdicts
+from validation.log import last_statuses, record_verdicts
 from validation.performance import PerformanceVerdict, measure_performance
 from validation.profile import ReferenceProfile, profile
 from validation.report import drift_table, drift_table_markdown
@@ -110,8 +110,9 @@ async def decide_retrain(pipeline: str, verdicts: dict[str, Verdict], as_of: dat
 async def keep_verdicts(pipeline: str, verdicts: dict[str, Verdict], as_of: datetime) -> tuple[str, ...]:
     """Keep what was found; which failures are news."""
     lake = open_context(pipeline).lake
+    before = last_statuses(lake)
     failed = [check for check, verdict in verdicts.items() if verdict.status is Status.FAIL]
-    news = tuple(check for check in failed if previous_status(lake, check, as_of) != Status.FAIL.name)
+    news = tuple(check for check in failed if before.get(check) != Status.FAIL.name)
     record_verdicts(lake, verdicts, as_of, moment(None))
     return news
 

@@ -8,17 +8,18 @@ from datetime import datetime
 
 import polars as pl
 
-from features.lake import CREATED_TIMESTAMP, Lake
+from features.lake import CREATED_TIMESTAMP, EVENT_TIMESTAMP, Lake
 from validation.verdict import Verdict
 
 VERDICTS = "verdicts"
+STATUSES = "perennial.statuses"
 
 
 def record_verdicts(lake: Lake, verdicts: Mapping[str, Verdict], as_of: datetime, created: datetime) -> None:
-    """Keep the verdicts of one run, one row a check."""
+    """Keep the verdicts of one run, one row a check; the commit itself says their statuses."""
     rows = [
         {
-            "as_of": as_of,
+            EVENT_TIMESTAMP: as_of,
             "check": check,
             "status": verdict.status.name,
             "reason": verdict.reason,
@@ -27,18 +28,11 @@ def record_verdicts(lake: Lake, verdicts: Mapping[str, Verdict], as_of: datetime
         }
         for check, verdict in verdicts.items()
     ]
-    at = pl.col("as_of", CREATED_TIMESTAMP).cast(pl.Datetime("us", "UTC"))
-    lake.append(VERDICTS, pl.DataFrame(rows).with_columns(at), partition_by=None)
+    at = pl.col(EVENT_TIMESTAMP, CREATED_TIMESTAMP).cast(pl.Datetime("us", "UTC"))
+    statuses = {check: verdict.status.name for check, verdict in verdicts.items()}
+    lake.append(VERDICTS, pl.DataFrame(rows).with_columns(at), properties={STATUSES: json.dumps(statuses)})
 
 
-def verdict_history(lake: Lake) -> pl.DataFrame:
-    """Every verdict there was, oldest first: `as_of`, `check`, `status`, `reason`, `measurements` (JSON)."""
-    if not lake.exists(VERDICTS):
-        return pl.DataFrame(schema={"as_of": pl.Datetime("us", "UTC"), "check": pl.String, "status": pl.String})
-    return lake.read(VERDICTS).sort("as_of", CREATED_TIMESTAMP)
-
-
-def previous_status(lake: Lake, check: str, as_of: datetime) -> str | None:
-    """The status a check had the last time before `as_of`; None if it never ran."""
-    before = verdict_history(lake).filter((pl.col("check") == check) & (pl.col("as_of") < as_of))
-    return str(before.get_column("status")[-1]) if before.height else None
+def last_statuses(lake: Lake) -> Mapping[str, str]:
+    """The status of each check in the newest run; empty if there was none. Costs the same however long the history is."""
+    return dict(json.loads(lake.property(VERDICTS, STATUSES) or "{}"))

@@ -159,11 +159,16 @@ def test_records_that_never_arrived_are_not_passed_over_in_silence(own_broker: A
     there = kafka_settings.model_copy(update={"kafka_bootstrap_servers": own_broker.address})
     ensure_topics(there, ["lost.record.v1"])
     hasty = there.model_copy(update={"kafka_options": {"request_timeout_ms": 300, "delivery_timeout_ms": 600}})
-    with pytest.raises(UnreachableError, match="2 of 3 records did not arrive"), open_producer(hasty) as producer:
-        producer.send("lost.record.v1", b"a").get(10)
-        own_broker.stop()
-        producer.send("lost.record.v1", b"b")
-        producer.send("lost.record.v1", b"c")
+
+    def send_while_the_broker_goes() -> None:
+        with open_producer(hasty) as producer:
+            producer.send("lost.record.v1", b"a").get(10)
+            own_broker.stop()
+            producer.send("lost.record.v1", b"b")
+            producer.send("lost.record.v1", b"c")
+
+    with pytest.raises(UnreachableError, match="2 of 3 records did not arrive"):
+        send_while_the_broker_goes()
 
 
 def test_topics_are_made_once_with_their_partitions(kafka_settings: Settings) -> None:

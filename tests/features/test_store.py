@@ -94,7 +94,9 @@ def online(settings: Settings, *rows: tuple[int | None, float]) -> list[float | 
     return OnlineFeatures(SPEC, settings).frame(asked(*rows))["shop_price_mean_1h"].to_list()
 
 
-def offline(settings: Settings, *rows: tuple[int | None, float], pins: dict[str, int] | None = None) -> list[float | None]:
+def offline(
+    settings: Settings, *rows: tuple[int | None, float], pins: dict[str, int] | None = None
+) -> list[float | None]:
     return historical(SPEC, settings, asked(*rows), pins or {})["shop_price_mean_1h"].to_list()
 
 
@@ -118,7 +120,8 @@ def test_a_corrected_value_of_the_same_moment_takes_its_place(settings: Settings
 def test_a_missing_value_goes_online_as_missing(settings: Settings) -> None:
     write_online(SPEC, settings, VIEW, values((1, 5, 50.0)))
     write_online(SPEC, settings, VIEW, values((1, 6, None)))
-    assert online(settings, (1, 6)) == [None]
+    write_online(SPEC, settings, VIEW, values((2, 6, None), (3, 6, 3.0)))
+    assert online(settings, (1, 6), (2, 6), (3, 6)) == [None, None, 3.0]
 
 
 def test_no_rows_are_nothing_to_write(settings: Settings) -> None:
@@ -129,9 +132,9 @@ def test_a_value_counts_up_to_its_time_to_live_online_and_offline(settings: Sett
     rows = values((1, 5, 50.0))
     Lake(settings, SPEC.name).append(view_table(VIEW), rows)
     write_online(SPEC, settings, VIEW, rows)
-    asked_at = ((1, 5), (1, 7), (1, 7 + 1e-9 * 3_600), (1, 30), (3, 5), (None, 5))
-    assert online(settings, *asked_at[:2], *asked_at[3:]) == [50.0, 50.0, None, None, None]
-    assert offline(settings, *asked_at[:2], *asked_at[3:]) == [50.0, 50.0, None, None, None]
+    wanted = ((1, 5), (1, 7), (1, 7.001), (3, 5), (None, 5))
+    assert online(settings, *wanted) == [50.0, 50.0, None, None, None]
+    assert offline(settings, *wanted) == [50.0, 50.0, None, None, None]
 
 
 def test_rows_come_back_in_order_with_what_the_event_itself_tells(settings: Settings) -> None:

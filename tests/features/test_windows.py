@@ -1,14 +1,20 @@
 from __future__ import annotations
 
+import itertools
+import tempfile
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from features.events import events_schema
+from features.ingest import build_new_features
+from features.lake import Lake
 from features.windows import IS_NEW, build_features
+from perennial.settings import Settings
 from pipelines.spec import Aggregate, EventField, EventSpec, FeatureView
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
@@ -223,7 +229,7 @@ def test_any_split_into_batches_ends_in_the_same_values_as_a_backfill(
     events = sales(*(row for row, _ in drawn), ids="".join(name for _, name in drawn) or None)
     edges = [0, *sorted(min(c, events.height) for c in cuts), events.height]
     streamed: dict[tuple[str, datetime], tuple[object, ...]] = {}
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in itertools.pairwise(edges):
         marked = events.head(end).with_columns((pl.col("kafka_offset") >= start).alias(IS_NEW))
         for row in build_features(marked, VIEW, SOLD).iter_rows(named=True):
             streamed[row["store"], row["event_timestamp"]] = tuple(row[name] for name in ("created_timestamp", *NAMES))
@@ -232,3 +238,26 @@ def test_any_split_into_batches_ends_in_the_same_values_as_a_backfill(
         for row in build_features(events, VIEW, SOLD).iter_rows(named=True)
     }
     assert streamed == backfill
+
+
+@settings(max_examples=12)
+@given(drawn_events, st.lists(st.integers(0, 14), max_size=3))
+# A copy of another time, beyond the reach of any window, and one of another key.
+@example([((0, "a", 1.0, None), "p"), ((6, "a", 2.0, None), "p")], [1])
+@example([((0, "a", 1.0, None), "p"), ((0, "b", 2.0, None), "p")], [1])
+def test_any_split_through_the_lake_ends_in_the_same_values_as_a_backfill(
+    drawn: list[tuple[tuple[float, str, float, bool], str]], cuts: list[int]
+) -> None:
+    events = sales(*(row for row, _ in drawn), ids="".join(name for _, name in drawn) or None)
+    edges = [0, *sorted(min(c, events.height) for c in cuts), events.height]
+    with tempfile.TemporaryDirectory() as home:
+        lake = Lake(Settings(home=Path(home)), "toys")
+        built_from, streamed = None, {}
+        for start, end in itertools.pairwise(edges):
+            commit = lake.append(SOLD.table, events[start:end])
+            for row in build_new_features(lake, VIEW, SOLD, built_from).iter_rows(named=True):
+                streamed[row["store"], (row["event_timestamp"] - T0) / timedelta(hours=1)] = tuple(
+                    row[n] for n in NAMES
+                )
+            built_from = commit.snapshot_id
+    assert streamed == values(events)

@@ -1,0 +1,123 @@
+"""What every pipeline must hold: run for each folder there is, and for one that `perennial init` has just written.
+
+Nothing here knows a pipeline's columns, and a new pipeline is picked up by being there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from features.events import Record, decode, encode
+from features.ingest import refresh_view
+from features.lake import Lake
+from perennial.scaffold import init_pipeline
+from perennial.settings import Settings, settings
+from pipelines.spec import EventSpec, PipelineSpec, add_pipelines_dir, load_pipeline, pipeline_names
+from training.dataset import TrainingSet, build_training_set
+
+FRESH = "written_by_init"
+EVER = datetime(1971, 1, 1, tzinfo=UTC), datetime(2199, 1, 1, tzinfo=UTC)
+DAY = timedelta(days=1)
+
+if own := settings().pipelines_dir:
+    add_pipelines_dir(own)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A few days of a pipeline's history, and how to bring it into a lake.
+
+    Attributes:
+        spec: the pipeline.
+        history: its events by topic, in the event's schema, sorted by event time.
+        start: first instant.
+        end: first instant after it.
+    """
+
+    spec: PipelineSpec
+    history: Mapping[str, pl.DataFrame]
+    start: datetime
+    end: datetime
+
+    def records(self, event: EventSpec) -> list[Record]:
+        """The topic's records, as Kafka would hold them."""
+        values = encode(self.history[event.topic], event)
+        return [Record(0, offset, None, value) for offset, value in enumerate(values)]
+
+    def take_in(self, home: Path, batches: Mapping[str, Sequence[Sequence[Record]]] | None = None) -> Lake:
+        """Take batches of records in, one of each topic at a time, as `perennial ingest` would; by default all at once."""
+        where = Settings(home=home)
+        lake = Lake(where, self.spec.name)
+        batches = batches or {e.topic: [self.records(e)] for e in self.spec.events}
+        for number in range(max(len(some) for some in batches.values())):
+            created = self.end + DAY + timedelta(minutes=number)
+            for event in self.spec.events:
+                taken = batches[event.topic][number] if number < len(batches[event.topic]) else ()
+                decoded = decode(taken, event, created)
+                assert decoded.dead_letters.is_empty(), decoded.dead_letters["reason"][0]
+                lake.append(event.table, decoded.events)
+            for view in self.spec.views:
+                refresh_view(where, lake, self.spec, view)
+        return lake
+
+    def cut(self, start: datetime, end: datetime) -> Sample:
+        """The events of [start, end)."""
+        kept = {
+            topic: frame.filter(pl.col(self.spec.event(topic).event_timestamp).is_between(start, end, closed="left"))
+            for topic, frame in self.history.items()
+        }
+        return replace(self, history=kept, start=start, end=end)
+
+    def training_set(self, home: Path, as_of: datetime | None = None) -> TrainingSet:
+        where = Settings(home=home)
+        return build_training_set(self.spec, where, Lake(where, self.spec.name), as_of or self.end)
+
+
+@pytest.fixture(scope="session", params=[*pipeline_names(), FRESH])
+def spec(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> PipelineSpec:
+    """Each pipeline in turn."""
+    if request.param == FRESH:
+        directory = tmp_path_factory.mktemp("pipelines")
+        init_pipeline(FRESH, directory)
+        add_pipelines_dir(directory)
+    return load_pipeline(request.param)
+
+
+@pytest.fixture(scope="session")
+def sample(spec: PipelineSpec) -> Sample:
+    """The first days that hold enough scored events for every policy of the pipeline to judge twice."""
+    whole = spec.replay(*EVER)
+    event = spec.event(spec.scored.topic)
+    times = whole[event.topic][event.event_timestamp]
+    needed = 4 * max(spec.drift.min_rows, spec.gate.min_rows)
+    if len(times) < needed:
+        pytest.fail(
+            f"{spec.name}: replay gives {len(times)} events of {event.topic}; at least {needed} are needed to hold "
+            "four times the min_rows of its drift and gate policies"
+        )
+    first = times[0].replace(hour=0, minute=0, second=0, microsecond=0)
+    end = times[needed - 1].replace(hour=0, minute=0, second=0, microsecond=0) + DAY
+    return Sample(spec, whole, first, end).cut(first, end)
+
+
+@pytest.fixture(scope="session")
+def home(sample: Sample, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A state root whose lake holds the whole sample."""
+    root = tmp_path_factory.mktemp(sample.spec.name)
+    sample.take_in(root)
+    return root
+
+
+@pytest.fixture(scope="session")
+def training_set(sample: Sample, home: Path) -> TrainingSet:
+    """Everything labelled in the sample; the newest 30 % are kept from training."""
+    found = sample.training_set(home)
+    rows = pl.concat([found.train, found.holdout])
+    kept = rows.height * 3 // 10
+    return replace(found, train=rows.head(-kept), holdout=rows.tail(kept))

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from perennial.errors import UsageError
+from perennial.template.pipeline import PIPELINE
+from pipelines.spec import (
+    EventSpec,
+    Feature,
+    PipelineSpec,
+    ScoredSpec,
+    add_pipelines_dir,
+    load_pipeline,
+    pipeline_names,
+)
+
+
+def with_(**changes: Any) -> PipelineSpec:
+    """The template's pipeline with other parts, checked anew."""
+    parts = {name: getattr(PIPELINE, name) for name in PipelineSpec.model_fields}
+    return PipelineSpec(**{**parts, **changes})
+
+
+def test_the_pipelines_there_are_have_names() -> None:
+    assert "flights" in set(pipeline_names())
+    assert load_pipeline("flights").name == "flights"
+
+
+@pytest.mark.parametrize("name", ["nowhere", "spec", "../flights", "", "flights.pipeline", "FLIGHTS"])
+def test_an_unknown_pipeline_is_told_with_those_there_are(name: str) -> None:
+    with pytest.raises(UsageError, match=r"unknown pipeline .*there is: .*flights.*perennial init NAME"):
+        load_pipeline(name)
+
+
+def test_a_folder_without_a_pipeline_is_told(tmp_path: Path) -> None:
+    (tmp_path / "hollow").mkdir()
+    (tmp_path / "hollow" / "__init__.py").write_text("")
+    (tmp_path / "hollow" / "pipeline.py").write_text("PIPELINE = 7\n")
+    add_pipelines_dir(tmp_path)
+    with pytest.raises(UsageError, match=r"hollow/pipeline\.py holds no PIPELINE .*found int"):
+        load_pipeline("hollow")
+
+
+def test_a_pipeline_cannot_be_changed_and_takes_no_unknown_part() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        PIPELINE.name = "other"
+    with pytest.raises(ValidationError, match="colour"):
+        with_(colour="red")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"scored": ScoredSpec(topic="shop.nothing.v1", key="order_id")}, "'shop.nothing.v1' is not among its events"),
+        ({"scored": ScoredSpec(topic=PIPELINE.scored.topic, key="colour")}, "has no field"),
+        ({"label": PIPELINE.label.model_copy(update={"key": "colour"})}, "has no field"),
+        ({"views": (PIPELINE.views[0].model_copy(update={"key": "colour"}),)}, "has no field"),
+        ({"views": (PIPELINE.views[0].model_copy(update={"entity": "colour"}),)}, "has no field"),
+        ({"features": (Feature(name="price_eur", kind="numeric"),) * 2}, "named twice"),
+        ({"name": "My Shop"}, "pattern"),
+    ],
+)
+def test_parts_that_do_not_fit_together_are_refused(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        with_(**changes)
+
+
+def test_an_event_knows_its_table_and_its_own_fields() -> None:
+    event = PIPELINE.event(PIPELINE.scored.topic)
+    assert event.table == "pipeline_name_order_placed_v1"
+    with pytest.raises(ValidationError, match="'colour' is not among its fields"):
+        EventSpec(
+            topic=event.topic,
+            fields=event.fields,
+            event_timestamp="event_timestamp",
+            event_id=("colour",),
+            partition_key="order_id",
+        )
+    with pytest.raises(KeyError):
+        PIPELINE.event("shop.nothing.v1")
