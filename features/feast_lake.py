@@ -17,6 +17,7 @@ from feast import FeatureView as FeastView
 from feast.infra.data_sources.contrib.iceberg_catalog.iceberg_source import IcebergSource
 from feast.infra.offline_stores.duckdb import DuckDBOfflineStore, DuckDBOfflineStoreConfig
 from feast.infra.offline_stores.offline_store import RetrievalJob, RetrievalMetadata
+from feast.protos.feast.core.DataSource_pb2 import DataSource as DataSourceProto
 
 from features.lake import EVENT_TIMESTAMP
 from features.store import PinnedCatalog
@@ -34,6 +35,8 @@ class LakeSource(IcebergSource):
 
     def _to_proto_impl(self) -> Any:
         proto = super()._to_proto_impl()
+        # Of the Iceberg type, Feast would make a source of its own class again, which reads all of the newest snapshot.
+        proto.type = DataSourceProto.CUSTOM_SOURCE
         proto.data_source_class_type = f"{LakeSource.__module__}.{LakeSource.__name__}"
         return proto
 

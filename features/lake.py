@@ -288,6 +288,12 @@ def scan(
     return table.scan(row_filter=" and ".join(wanted) or "true", selected_fields=columns, snapshot_id=snapshot_id)
 
 
+def first_of_each(events: pl.DataFrame, key: str) -> pl.DataFrame:
+    """Of events with the same key the one that was taken in first, whatever the order of the lake's files."""
+    taken_in = [CREATED_TIMESTAMP, "kafka_partition", "kafka_offset"]
+    return events.sort(taken_in).unique([key], keep="first", maintain_order=True)
+
+
 def _offsets(table: Table) -> dict[int, int]:
     snapshot = table.current_snapshot()
     if snapshot is None or snapshot.summary is None:

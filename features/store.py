@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 ENTITY_KEY = "entity_key"
 # To be raised when features/feast_lake.py is stored in another way, so that definitions are applied again.
-SOURCE_VERSION = 3
+SOURCE_VERSION = 1
 
 
 def view_table(view: FeatureView) -> str:

@@ -63,6 +63,10 @@ class EventSpec(Spec):
     @model_validator(mode="after")
     def _fields_exist(self) -> EventSpec:
         names = {f.name for f in self.fields}
+        if self.event_timestamp != "event_timestamp":
+            raise ValueError(
+                f"{self.topic}: the event time is named {self.event_timestamp!r}; name it 'event_timestamp'"
+            )
         for used in (self.event_timestamp, self.partition_key, *self.event_id):
             if used not in names:
                 raise ValueError(f"{self.topic}: field {used!r} is not among its fields {sorted(names)}")

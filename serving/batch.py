@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 import polars as pl
 
 from features.labels import PREDICTIONS
-from features.lake import CREATED_TIMESTAMP, EVENT_TIMESTAMP, Lake
+from features.lake import CREATED_TIMESTAMP, EVENT_TIMESTAMP, Lake, first_of_each
 from features.store import ENTITY_KEY, historical
 from perennial.settings import Settings
 from pipelines.spec import PipelineSpec
@@ -25,9 +25,7 @@ def unscored(lake: Lake, spec: PipelineSpec, as_of: datetime) -> pl.DataFrame:
     """
     event = spec.event(spec.scored.topic)
     since = as_of - timedelta(seconds=spec.label.horizon_s)
-    asked = lake.read(event.table, since=since, until=as_of).unique(
-        [spec.scored.key], keep="first", maintain_order=True
-    )
+    asked = first_of_each(lake.read(event.table, since=since, until=as_of), spec.scored.key)
     if not lake.exists(PREDICTIONS):
         return asked
     done = lake.read(PREDICTIONS, since=since, until=as_of, columns=(ENTITY_KEY,))

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 import polars as pl
 
 from features.labels import LABEL, labels
-from features.lake import EVENT_TIMESTAMP, Lake
+from features.lake import EVENT_TIMESTAMP, Lake, first_of_each
 from features.store import ENTITY_KEY, historical, view_table
 from perennial.errors import UsageError
 from perennial.settings import Settings
@@ -59,7 +59,7 @@ def build_training_set(spec: PipelineSpec, settings: Settings, lake: Lake, as_of
     snapshots = {table: found for table in tables if (found := lake.snapshot_id(table)) is not None}
     since = as_of - timedelta(seconds=spec.model.history_s) if spec.model.history_s else None
     scored = lake.read(event.table, since, as_of, snapshot_id=snapshots.get(event.table))
-    scored = scored.unique([spec.scored.key], keep="first", maintain_order=True)
+    scored = first_of_each(scored, spec.scored.key)
     known = labels(lake, spec, since, as_of).select(ENTITY_KEY, LABEL)
     scored = scored.join(known, left_on=spec.scored.key, right_on=ENTITY_KEY, how="inner", maintain_order="left")
     if not scored.height:
