@@ -112,7 +112,7 @@ def refresh_view(settings: Settings, lake: Lake, spec: PipelineSpec, view: Featu
 def build_new_features(lake: Lake, view: FeatureView, event: EventSpec, built_from: int | None) -> pl.DataFrame:
     """Feature rows that the events after snapshot `built_from` add or correct (None: all of them)."""
     new = lake.appended_since(event.table, built_from)
-    if built_from is None or not new.height:
+    if built_from is None or not new.height or new.height == lake.rows(event.table):
         return windows.build_features(new, view, event)
     first = new.get_column(event.event_timestamp).min()
     if not isinstance(first, datetime):

@@ -12,12 +12,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlparse
 
 import polars as pl
 
+from features.snapshots import let_go_of_old_snapshots, pin
 from perennial.errors import ConflictError, StateError
 from perennial.settings import Settings
 
@@ -27,6 +29,12 @@ if TYPE_CHECKING:
     from pyiceberg.table import Table
 
 OFFSETS = "perennial.offsets"
+TABLE_PROPERTIES = {
+    # Retried on top of another writer's commit, an append would double its rows.
+    "commit.retry.num-retries": "0",
+    "write.metadata.previous-versions-max": "4",
+    "write.metadata.delete-after-commit.enabled": "true",
+}
 EVENT_TIMESTAMP = "event_timestamp"
 CREATED_TIMESTAMP = "created_timestamp"
 
@@ -109,7 +117,17 @@ class Lake:
         snapshot = target.current_snapshot()
         if snapshot is None:
             raise StateError(f"{self.namespace}.{table} has no snapshot after a commit; the catalog is damaged")
+        let_go_of_old_snapshots(target)
         return LakeCommit(table, snapshot.snapshot_id, frame.height, positions)
+
+    def pin(self, table: str, snapshot_id: int, name: str) -> None:
+        """Keep a snapshot for good, under a name: rows are never lost, but unnamed snapshots are let go with time.
+
+        Raises:
+            ConflictError: other writers kept committing first.
+            StateError: there is no such table or snapshot.
+        """
+        pin(lambda: self.existing(table), snapshot_id, name)
 
     def read(
         self,
@@ -127,10 +145,10 @@ class Lake:
         return _to_polars(scan(self.existing(table), since, until, columns, snapshot_id).to_arrow())
 
     def appended_since(self, table: str, snapshot_id: int | None) -> pl.DataFrame:
-        """Rows of the snapshots after `snapshot_id` (None: all rows there are)."""
+        """Rows of the snapshots after `snapshot_id`; all rows there are if it is None, or was let go long ago."""
         target = self.existing(table)
         current = target.current_snapshot()
-        if snapshot_id is None or current is None:
+        if snapshot_id is None or current is None or target.snapshot_by_id(snapshot_id) is None:
             return _to_polars(target.scan().to_arrow())
         if current.snapshot_id == snapshot_id:
             return _to_polars(target.scan(row_filter="false").to_arrow())
@@ -202,7 +220,7 @@ class Lake:
         try:
             # Schema and partitions in one commit: a crash between two would leave a table without partitions for good.
             with self.catalog.create_table_transaction(
-                f"{self.namespace}.{table}", schema=schema, properties={"commit.retry.num-retries": "0"}
+                f"{self.namespace}.{table}", schema=schema, properties=TABLE_PROPERTIES
             ) as create:
                 if partition_by:
                     with create.update_spec() as spec:
@@ -212,6 +230,7 @@ class Lake:
         return self.existing(table)
 
 
+@lru_cache(maxsize=8)
 def open_catalog(uri: str, warehouse: str) -> Catalog:
     """The Iceberg SQL catalog at `uri`, whose tables live below `warehouse`.
 
@@ -306,12 +325,3 @@ def _to_polars(table: pa.Table) -> pl.DataFrame:
     if not isinstance(frame, pl.DataFrame):
         raise TypeError(f"expected a table, got {type(frame).__name__}")
     return frame
-
-
-def history(lake: Lake, table: str) -> Iterator[LakeCommit]:
-    """Every commit of a table that its metadata still knows, oldest first."""
-    for snapshot in lake.existing(table).metadata.snapshots:
-        summary = snapshot.summary
-        added = int(summary["added-records"] or 0) if summary else 0
-        offsets = json.loads((summary[OFFSETS] if summary else None) or "{}")
-        yield LakeCommit(table, snapshot.snapshot_id, added, {int(k): int(v) for k, v in offsets.items()})

@@ -7,9 +7,11 @@ from datetime import datetime
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
 
 from features.ingest import TopicIngest, ViewRefresh, ingest_topic, refresh_view
 from flows.context import moment, open_context
+from perennial.errors import ConflictError
 
 
 @dataclass(frozen=True)
@@ -30,14 +32,19 @@ class IngestSummary:
         return sum(t.dead_lettered for t in self.topics)
 
 
-@task(task_run_name="take in {topic}", cache_policy=NO_CACHE)
+def came_second(_: object, __: object, state: State) -> bool:
+    """Another writer committed first: read its positions and go on from there. Anything else is not tried again."""
+    return isinstance(state.data, ConflictError)
+
+
+@task(task_run_name="take in {topic}", cache_policy=NO_CACHE, retries=3, retry_condition_fn=came_second)
 async def take_in(pipeline: str, topic: str, created: datetime) -> TopicIngest:
     """Append what is new on a topic to the lake, with its positions."""
     context = open_context(pipeline)
     return ingest_topic(context.settings, context.lake, context.spec.event(topic), created)
 
 
-@task(task_run_name="features {view}", cache_policy=NO_CACHE)
+@task(task_run_name="features {view}", cache_policy=NO_CACHE, retries=3, retry_condition_fn=came_second)
 async def build_view(pipeline: str, view: str) -> ViewRefresh:
     """Bring a feature view up to the lake's events, and its newest values online."""
     context = open_context(pipeline)

@@ -87,7 +87,7 @@ def test_each_foreign_system_is_known_to_few_modules(library: str) -> None:
         "evidently": ["validation/report.py"],
         "feast": ["features/feast_lake.py", "features/store.py"],
         "kafka": ["features/consumer.py"],
-        "pyiceberg": ["features/lake.py"],
+        "pyiceberg": ["features/lake.py", "features/snapshots.py"],
         "mlflow": ["perennial/mlflow_server.py", "training/registry.py"],
     }
     assert set(importers(library, *PACKAGES)) <= set(known_to[library])

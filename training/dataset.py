@@ -57,6 +57,8 @@ def build_training_set(spec: PipelineSpec, settings: Settings, lake: Lake, as_of
     event = spec.event(spec.scored.topic)
     tables = [event.table, spec.event(spec.label.topic).table, *(view_table(v) for v in spec.views)]
     snapshots = {table: found for table in tables if (found := lake.snapshot_id(table)) is not None}
+    for table, snapshot_id in snapshots.items():
+        lake.pin(table, snapshot_id, f"training-{as_of:%Y%m%dT%H%M%S}-{snapshot_id}")
     since = as_of - timedelta(seconds=spec.model.history_s) if spec.model.history_s else None
     scored = lake.read(event.table, since, as_of, snapshot_id=snapshots.get(event.table))
     scored = first_of_each(scored, spec.scored.key)
