@@ -50,9 +50,15 @@ def labels(lake: Lake, spec: PipelineSpec, since: datetime | None, as_of: dateti
     )
 
 
-def outcomes(lake: Lake, spec: PipelineSpec, since: datetime, as_of: datetime) -> Outcomes:
-    """Predictions of [since, as_of) with the labels known at `as_of`."""
-    predicted = lake.read(PREDICTIONS, since=since, until=as_of)
+def outcomes(
+    lake: Lake, spec: PipelineSpec, since: datetime, as_of: datetime, columns: tuple[str, ...] = ("*",)
+) -> Outcomes:
+    """Predictions of [since, as_of) with the labels known at `as_of`.
+
+    Args:
+        columns: columns of the predictions that are wanted, `entity_key` and `event_timestamp` among them.
+    """
+    predicted = lake.read(PREDICTIONS, since=since, until=as_of, columns=columns)
     joined = predicted.join(labels(lake, spec, since, as_of), on=ENTITY_KEY, how="left", maintain_order="left")
     labelled = joined.get_column(LABEL).is_not_null()
     due = joined.get_column(EVENT_TIMESTAMP) + timedelta(seconds=spec.label.horizon_s) <= as_of

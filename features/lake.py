@@ -32,6 +32,9 @@ OFFSETS = "perennial.offsets"
 TABLE_PROPERTIES = {
     # Retried on top of another writer's commit, an append would double its rows.
     "commit.retry.num-retries": "0",
+    # One manifest a commit would make every scan open as many files as there were commits.
+    "commit.manifest-merge.enabled": "true",
+    "commit.manifest.min-count-to-merge": "8",
     "write.metadata.previous-versions-max": "4",
     "write.metadata.delete-after-commit.enabled": "true",
 }

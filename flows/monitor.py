@@ -91,7 +91,7 @@ async def measure(pipeline: str, as_of: datetime, model: Model) -> PerformanceVe
     since = as_of - timedelta(seconds=policy.window_s)
     expected = json.loads(read_bundle_file(model.uri, BUNDLE_FILE)).get("holdout", {}).get("auc")
     known = (
-        outcomes(context.lake, context.spec, since, as_of).frame
+        outcomes(context.lake, context.spec, since, as_of, (ENTITY_KEY, EVENT_TIMESTAMP, SCORE)).frame
         if context.lake.exists(PREDICTIONS)
         else _no_predictions(context).with_columns(pl.lit(None, dtype=pl.Boolean).alias("label"))
     )

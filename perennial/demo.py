@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import shutil
+import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -59,6 +61,8 @@ def run_demo(through: datetime, json_file: Path | None, keep: bool) -> int:
     with PeakMemory() as memory:
         _clear(home)
         console.print(f"[bold]perennial demo[/]: real flights of 2013, {BEGIN:%d %B} to {through:%d %B}. State: {home}")
+        # These imports take seconds; they are made while the stack starts.
+        threading.Thread(target=_import_ahead, daemon=True).start()
         with start_stack(settings(), prefer(StackPorts()), schedules=False, on_progress=console.print) as stack:
             console.print(services_table(stack.services))
             figures = Telling(
@@ -72,6 +76,11 @@ def run_demo(through: datetime, json_file: Path | None, keep: bool) -> int:
                 with suppress(KeyboardInterrupt):
                     stack.wait()
     return 0 if figures.stages and all(figures.stages.values()) else 1
+
+
+def _import_ahead() -> None:
+    for module in ("features.feast_lake", "pyiceberg.table", "lightgbm", "onnxmltools", "onnxruntime"):
+        importlib.import_module(module)
 
 
 def _clear(home: Path) -> None:

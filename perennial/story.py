@@ -88,6 +88,8 @@ class Telling:
             await self._watch()
 
     async def _watch(self) -> None:
+        from flows.ingest import ingest
+
         days = (self.story.through - self.story.bootstrap_until).days + 1
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(*columns, console=self.console, transient=False) as progress:
@@ -95,11 +97,17 @@ class Telling:
             await self._bootstrap()
             traffic = self._start_traffic()
             try:
+                produced = self._produce_soon(self.story.bootstrap_until)
                 for number in range(days):
                     day = self.story.bootstrap_until + number * DAY
                     progress.update(bar, description=f"{day:%a %d %B %Y}", completed=number)
                     if not self.console.is_terminal and number % 7 == 0:
                         self.console.print(f"{day:%d %b}")
+                    await produced
+                    await ingest(self.story.pipeline, day + DAY)
+                    # The next day's events wait in Kafka while this one is scored and monitored, which reads the lake.
+                    if number + 1 < days:
+                        produced = self._produce_soon(day + DAY)
                     await self._live_through(day, traffic)
                 progress.update(bar, description="a bad release", completed=days)
                 _ask(traffic, self.story.through, BUSY_PER_S)
@@ -122,15 +130,12 @@ class Telling:
         self.console.print(f"version {summary.version} is the first champion: {summary.reason}")
 
     async def _live_through(self, day: datetime, traffic: subprocess.Popen[str]) -> None:
-        """One simulated day: events come in, are scored and monitored; a retrain that pays is waited for."""
-        from flows.ingest import ingest
+        """One simulated day, its events in the lake: score, monitor; a retrain that pays is waited for."""
         from flows.monitor import monitor
         from flows.score import score
 
         _ask(traffic, day, QUIET_PER_S)
-        await asyncio.to_thread(self._produce, day, day + DAY)
         now = day + DAY
-        await ingest(self.story.pipeline, now)
         await score(self.story.pipeline, now)
         noticed = datetime.now(UTC)
         found = await monitor(self.story.pipeline, now)
@@ -212,6 +217,9 @@ class Telling:
             "champion_before": before,
         }
         self.console.print(f"[red]rolled back[/] to version {serving['champion']['version']}: {ended.reason}")
+
+    def _produce_soon(self, day: datetime) -> asyncio.Task[None]:
+        return asyncio.create_task(asyncio.to_thread(self._produce, day, day + DAY))
 
     def _produce(self, start: datetime, end: datetime) -> None:
         from features.consumer import open_producer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -99,6 +100,8 @@ def create_app(
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         poller = Poller(work, poll_s)
         poller.start()
+        # Importing the feature store takes seconds, which the first champion should not have to wait for.
+        threading.Thread(target=importlib.import_module, args=("features.feast_lake",), daemon=True).start()
         yield
         poller.stop()
         router.flush()
