@@ -180,6 +180,11 @@ class Lake:
         snapshot = found.current_snapshot() if found else None
         return int(snapshot.summary["total-records"] or 0) if snapshot and snapshot.summary else 0
 
+    def count(self, table: str, since: datetime | None, until: datetime | None) -> int:
+        """Number of rows by event time, [since, until); mostly from metadata."""
+        found = self._found(table)
+        return int(scan(found, since, until).count()) if found else 0
+
     def exists(self, table: str) -> bool:
         """Whether the table is there."""
         return self._found(table) is not None

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pyiceberg.table import Table
 
 # Every commit copies and rewrites all the metadata, so a table whose snapshots are never let go gets slower with each.
-MOST_SNAPSHOTS, KEPT_SNAPSHOTS = 20, 8
+MOST_SNAPSHOTS, KEPT_SNAPSHOTS = 10, 4
 PIN_TRIES = 5
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from flows.monitor import MonitorSummary
 
 DAY = timedelta(days=1)
-QUIET_PER_S, BUSY_PER_S = 15, 100
+QUIET_PER_S, BUSY_PER_S = 10, 80
 RUN_LIMIT_S = 240.0
 
 
@@ -141,8 +141,7 @@ class Telling:
         found = await monitor(self.story.pipeline, now)
         self._note(found, now)
         if found.decision.retrain:
-            _ask(traffic, day, BUSY_PER_S)
-            await self._follow_retrain(now, noticed)
+            await self._follow_retrain(now, noticed, traffic)
 
     def _note(self, found: MonitorSummary, now: datetime) -> None:
         for check, verdict in found.verdicts.items():
@@ -152,7 +151,7 @@ class Telling:
             self.figures.drift_alerts.append({"as_of": now.isoformat(), "check": check, "reason": reason})
             self.console.print(f"{now:%d %b}  [yellow]alert[/] {check}: {reason[:160]}")
 
-    async def _follow_retrain(self, now: datetime, noticed: datetime) -> None:
+    async def _follow_retrain(self, now: datetime, noticed: datetime, traffic: subprocess.Popen[str]) -> None:
         """The calendar waits while the automation's retrain runs and, if it was accepted, until the new version serves."""
         from flows.runs import wait_for_run
         from training.history import retrains
@@ -167,6 +166,7 @@ class Telling:
         told = f"champion {newest.champion_auc:.4f}, candidate {newest.candidate_auc:.4f}"
         self.console.print(f"{now:%d %b}  version {newest.version} is {newest.decision} (AUC: {told})")
         if newest.decision == "accepted":
+            _ask(traffic, now - DAY, BUSY_PER_S)
             rollout = await wait_for_run("rollout", noticed, RUN_LIMIT_S)
             if rollout.state != "Completed":
                 raise StageError(f"the rollout {rollout.name!r} ended as {rollout.state}: {rollout.message}")

@@ -64,7 +64,7 @@ def champion_history(lake: Lake, ledger: Ledger, spec: PipelineSpec, as_of: date
     state = ledger.state(spec.name)
     trained = trained_as_of(state.champion.uri) if state and state.champion else None
     label_table = spec.event(spec.label.topic).table
-    new = lake.read(label_table, trained, as_of, (spec.label.key,)).height if lake.exists(label_table) else 0
+    new = lake.count(label_table, trained, as_of)
     attempts = [r.as_of for r in retrains(lake) if r.as_of <= as_of]
     return ChampionHistory(
         trained_as_of=trained,
