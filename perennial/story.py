@@ -12,7 +12,6 @@ import os
 import subprocess
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -23,7 +22,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from perennial.errors import PerennialError, StageError
 from perennial.figures import Figures, measure
-from perennial.intake import open_intake, take_in
 from perennial.settings import Settings, settings
 from perennial.stack import Stack
 
@@ -90,23 +88,26 @@ class Telling:
             await self._watch()
 
     async def _watch(self) -> None:
+        from flows.ingest import ingest
+
         days = (self.story.through - self.story.bootstrap_until).days + 1
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        with Progress(*columns, console=self.console, transient=False) as progress, open_intake() as intake:
+        with Progress(*columns, console=self.console, transient=False) as progress:
             bar = progress.add_task("the first champion", total=days)
-            await self._bootstrap(intake)
+            await self._bootstrap()
             traffic = self._start_traffic()
             try:
-                taken_in = self._take_in(intake, self.story.bootstrap_until, self.story.bootstrap_until + DAY)
+                produced = self._produce_soon(self.story.bootstrap_until)
                 for number in range(days):
                     day = self.story.bootstrap_until + number * DAY
                     progress.update(bar, description=f"{day:%a %d %B %Y}", completed=number)
                     if not self.console.is_terminal and number % 7 == 0:
                         self.console.print(f"{day:%d %b}")
-                    self.figures.events_produced += await taken_in
-                    # As in production, ingest does not wait for the other flows: they look no further than their as_of.
+                    await produced
+                    await ingest(self.story.pipeline, day + DAY)
+                    # The next day's events wait in Kafka while this one is scored and monitored, which reads the lake.
                     if number + 1 < days:
-                        taken_in = self._take_in(intake, day + DAY, day + 2 * DAY)
+                        produced = self._produce_soon(day + DAY)
                     await self._live_through(day, traffic)
                 progress.update(bar, description="a bad release", completed=days)
                 _ask(traffic, self.story.through, BUSY_PER_S)
@@ -115,11 +116,12 @@ class Telling:
             finally:
                 _stop(traffic)
 
-    async def _bootstrap(self, intake: ProcessPoolExecutor) -> None:
-        taken_in = self._take_in(intake, self.story.begin, self.story.bootstrap_until)
-        from flows.retrain import retrain  # takes seconds, in which the events are produced
+    async def _bootstrap(self) -> None:
+        from flows.ingest import ingest
+        from flows.retrain import retrain
 
-        self.figures.events_produced += await taken_in
+        await asyncio.to_thread(self._produce, self.story.begin, self.story.bootstrap_until)
+        await ingest(self.story.pipeline, self.story.bootstrap_until)
         began = datetime.now(UTC)
         summary = await retrain(
             self.story.pipeline, self.story.bootstrap_until, reason="bootstrap: there is no champion"
@@ -216,11 +218,21 @@ class Telling:
         }
         self.console.print(f"[red]rolled back[/] to version {serving['champion']['version']}: {ended.reason}")
 
-    def _take_in(self, intake: ProcessPoolExecutor, start: datetime, end: datetime) -> asyncio.Future[int]:
-        """Have the events of [start, end) produced and ingested; the answer is how many were produced."""
-        broken = self.story.broken_records if start <= self.story.broken_day < end else 0
-        where = self.stack.addresses["prefect_api_url"], self.story.pipeline
-        return asyncio.get_running_loop().run_in_executor(intake, take_in, *where, start, end, broken)
+    def _produce_soon(self, day: datetime) -> asyncio.Task[None]:
+        return asyncio.create_task(asyncio.to_thread(self._produce, day, day + DAY))
+
+    def _produce(self, start: datetime, end: datetime) -> None:
+        from features.consumer import open_producer
+        from features.replay import replay
+
+        counts = replay(self.context.settings, self.context.spec, start, end)
+        self.figures.events_produced += sum(counts.values())
+        if start <= self.story.broken_day < end:
+            topic = self.context.spec.scored.topic
+            with open_producer(self.context.settings) as producer:
+                for number in range(self.story.broken_records):
+                    producer.send(topic, value=b'{"cut off in the middle": %d, "' % number)
+            self.figures.events_produced += self.story.broken_records
 
     def _start_traffic(self) -> subprocess.Popen[str]:
         url, report = self.stack.addresses["scoring_url"], str(self.traffic_report)
