@@ -13,6 +13,7 @@ from typing import Any
 
 import polars as pl
 
+from features.events import FIRST_TIME, LAST_TIME
 from perennial.errors import UsageError
 from pipelines.spec import POLARS_TYPES, EventField, EventSpec
 
@@ -70,11 +71,12 @@ def _is_text(value: str) -> bool:
 def _timestamp(value: str, field: EventField, row: int) -> datetime:
     try:
         parsed = datetime.fromisoformat(value)
-        if parsed.tzinfo is not None:
+        # The range is the consumer's: what the topic refuses, a request is not answered for.
+        if parsed.tzinfo is not None and FIRST_TIME <= parsed < LAST_TIME:
             return parsed.astimezone(UTC)
     except (ValueError, OverflowError):  # not a time, or one whose UTC lies before the year 1
         pass
     raise UsageError(
         f"event {row}: field {field.name!r} is {value!r:.100}; give an ISO 8601 time with its zone, "
-        "such as 2013-03-01T14:05:00Z"
+        "of 1970 to 2199, such as 2013-03-01T14:05:00Z"
     )

@@ -17,7 +17,7 @@ from serving.events import events_frame
 EVENT = EventSpec(
     topic="toys.asked.v1",
     fields=tuple(
-        EventField(name=f"a_{kind}", type=kind, nullable=nullable)
+        EventField(name="event_timestamp" if kind == "timestamp" else f"a_{kind}", type=kind, nullable=nullable)
         for kind, nullable in [("string", True), ("int", False), ("float", True), ("bool", True), ("timestamp", False)]
     ),
     event_timestamp="event_timestamp",
@@ -31,7 +31,7 @@ ROWS = st.lists(
             "a_int": st.integers(-(2**63) + 1, 2**63 - 1),
             "a_float": st.none() | st.floats(allow_nan=False, allow_infinity=False),
             "a_bool": st.none() | st.booleans(),
-            "event_timestamp": st.datetimes(datetime(1900, 1, 1), datetime(2200, 1, 1), timezones=st.just(UTC)),  # noqa: DTZ001
+            "event_timestamp": st.datetimes(datetime(1970, 1, 1), datetime(2199, 12, 31), timezones=st.just(UTC)),  # noqa: DTZ001
         }
     ),
     min_size=1,
