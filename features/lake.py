@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -72,8 +72,12 @@ class Lake:
     def catalog(self) -> Catalog:
         """The catalog, opened on first use."""
         if self._catalog is None:
-            self._catalog = open_catalog(self.catalog_uri, self.warehouse)
-            self._catalog.create_namespace_if_not_exists(self.namespace)
+            from sqlalchemy.exc import IntegrityError
+
+            catalog = open_catalog(self.catalog_uri, self.warehouse)
+            with suppress(IntegrityError):  # another process made it between the look and the making
+                catalog.create_namespace_if_not_exists(self.namespace)
+            self._catalog = catalog
         return self._catalog
 
     def append(

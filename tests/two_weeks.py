@@ -6,14 +6,13 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from perennial.figures import Figures
 from perennial.ports import free_ports
-from perennial.settings import settings
+from perennial.settings import Settings, settings
 from perennial.stack import PROJECT, Stack, start_stack
 from perennial.story import Story, Telling
 from pipelines.spec import add_pipelines_dir
@@ -51,7 +50,7 @@ class Told:
 
     figures: Figures
     stack: Stack
-    home: Path
+    settings: Settings
 
 
 @pytest.fixture(scope="session")
@@ -71,9 +70,18 @@ def two_weeks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Told]:
     os.environ.update(PERENNIAL_HOME=str(home), PERENNIAL_PIPELINES_DIR=str(folder))
     settings.cache_clear()
     try:
-        with start_stack(settings(), free_ports(), schedules=False, project=project) as stack:
-            yield Told(Telling(STORY, stack, settings(), Console(width=160)).run(), stack, home)
+        configured = settings()
+        stack = start_stack(configured, free_ports(), schedules=False, project=project)
+        with stack:
+            figures = Telling(STORY, stack, configured, Console(width=160)).run()
+            # Other tests of this session must not find the stack in their environment.
+            _restore(before)
+            yield Told(figures, stack, configured)
     finally:
-        os.environ.clear()
-        os.environ.update(before)
-        settings.cache_clear()
+        _restore(before)
+
+
+def _restore(environment: dict[str, str]) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
+    settings.cache_clear()

@@ -11,7 +11,6 @@ from two_weeks import STORY
 from features.labels import PREDICTIONS
 from features.lake import Lake
 from features.store import ENTITY_KEY, view_table
-from perennial.settings import settings
 from perennial.story import DAY
 from pipelines.spec import load_pipeline
 
@@ -32,7 +31,7 @@ def test_every_event_produced_is_ingested_or_dead_lettered_once(two_weeks: Told)
     # Counted in the source, not by the code under test: flights, departures, arrivals and weather of 2 to 15 January.
     spec = load_pipeline("flights")
     source = spec.replay(STORY.begin, STORY.through + DAY)
-    lake = Lake(settings(), NAME)
+    lake = Lake(two_weeks.settings, NAME)
     for event in spec.events:
         stored = lake.read(event.table).select(*event.schema_)
         assert stored.sort(event.event_id).equals(source[event.topic].select(*event.schema_).sort(event.event_id))
@@ -41,7 +40,7 @@ def test_every_event_produced_is_ingested_or_dead_lettered_once(two_weeks: Told)
 
 def test_every_flight_of_the_simulated_days_was_scored_once_by_the_champion_of_its_day(two_weeks: Told) -> None:
     scheduled = load_pipeline("flights").replay(STORY.bootstrap_until, STORY.through + DAY)["flights.scheduled.v1"]
-    lake = Lake(settings(), NAME)
+    lake = Lake(two_weeks.settings, NAME)
     predictions = lake.read(PREDICTIONS, since=STORY.bootstrap_until)
     assert sorted(predictions[ENTITY_KEY]) == sorted(scheduled["flight_id"])
     assert predictions["score"].is_between(0, 1).all()
@@ -86,7 +85,7 @@ def test_stream_features_in_the_lake_equal_a_computation_from_the_source(two_wee
     ).pl()
     view = next(v for v in spec.views if v.name == "origin_traffic")
     stored = (
-        Lake(settings(), NAME)
+        Lake(two_weeks.settings, NAME)
         .read(view_table(view))
         .sort("created_timestamp")
         .unique(["origin", "event_timestamp"], keep="last")

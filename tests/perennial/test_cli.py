@@ -17,6 +17,7 @@ import pytest
 
 from features.lake import Lake
 from features.replay import replay
+from perennial.settings import Settings
 from pipelines.spec import load_pipeline
 
 if TYPE_CHECKING:
@@ -122,10 +123,11 @@ def test_a_half_written_stack_file_is_as_good_as_none(tmp_path: Path) -> None:
 
 def test_a_full_disk_loses_nothing_and_the_next_run_goes_on(small_disk: Path, tmp_path: Path, broker: Broker) -> None:
     spec = load_pipeline("flights")
-    produced = replay(broker.settings(tmp_path / "producer"), spec, *DAY)
+    reached = Settings(home=tmp_path / "home", kafka_bootstrap_servers=broker.address)
+    produced = replay(reached, spec, *DAY)
     # What is on the disk already leaves room for a part of the day only.
     filler = small_disk / "filler"
-    filler.write_bytes(b"x" * 2_700_000)
+    filler.write_bytes(b"x" * (3 * 2**20 - 60_000))
     warehouse = small_disk / "lake"
     where = {
         "PERENNIAL_KAFKA_BOOTSTRAP_SERVERS": broker.address,
@@ -135,8 +137,7 @@ def test_a_full_disk_loses_nothing_and_the_next_run_goes_on(small_disk: Path, tm
     filler.unlink()
     again = perennial(tmp_path / "home", "ingest", "flights", **where)
     assert again.returncode == 0, again.stderr
-    settings = broker.settings(tmp_path / "home").model_copy(update={"lake_warehouse": warehouse.as_uri()})
-    lake = Lake(settings, "flights")
+    lake = Lake(reached.model_copy(update={"lake_warehouse": warehouse.as_uri()}), "flights")
     for event in spec.events:
         stored = lake.read(event.table)
         assert stored.height == stored.unique(event.event_id).height == produced[event.topic]
