@@ -106,13 +106,16 @@ class Lake:
         """
         from pyiceberg.exceptions import CommitFailedException
 
+        from features.transaction import OneCopyTransaction
+
         arrow = frame.to_arrow(compat_level=pl.CompatLevel.oldest())
         try:
             with _catalog_answers(self.catalog_uri):
                 target = self._table(table, arrow.schema, partition_by)
                 _check_fits(target, arrow.schema)
                 positions = {**_offsets(target), **(offsets or {})}
-                target.append(arrow, snapshot_properties={OFFSETS: json.dumps(positions), **(properties or {})})
+                with OneCopyTransaction(target) as transaction:
+                    transaction.append(arrow, {OFFSETS: json.dumps(positions), **(properties or {})})
         except CommitFailedException as error:
             raise ConflictError(
                 f"another writer committed to {self.namespace}.{table} first; nothing was kept, run it again"

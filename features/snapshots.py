@@ -49,6 +49,9 @@ def pin(load: Callable[[], Table], snapshot_id: int, name: str) -> None:
 def let_go_of_old_snapshots(table: Table) -> None:
     """Keep the newest snapshots and the named ones, once there are too many; the rows of a table are not touched."""
     from pyiceberg.exceptions import CommitFailedException
+    from pyiceberg.table.update.snapshot import ExpireSnapshots
+
+    from features.transaction import OneCopyTransaction
 
     snapshots = table.metadata.snapshots
     if len(snapshots) <= MOST_SNAPSHOTS:
@@ -58,4 +61,4 @@ def let_go_of_old_snapshots(table: Table) -> None:
     old = [s.snapshot_id for s in oldest_first[:-KEPT_SNAPSHOTS] if s.snapshot_id not in named]
     # Another writer is at work: it, or the next commit, will do it.
     with suppress(CommitFailedException):
-        table.maintenance.expire_snapshots().by_ids(old).commit()
+        ExpireSnapshots(OneCopyTransaction(table, autocommit=True)).by_ids(old).commit()

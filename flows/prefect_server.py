@@ -10,7 +10,12 @@ from __future__ import annotations
 import sqlite3
 import sys
 import warnings
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncSession, AsyncSessionTransaction
 
 
 def make_database(target: Path) -> None:
@@ -69,6 +74,27 @@ def make_database(target: Path) -> None:
     unfinished.replace(target)
 
 
+def write_in_turn() -> None:
+    """Let transactions on SQLite wait for each other from their beginning.
+
+    Prefect begins most of them as readers. One that then writes, after another wrote in between, fails at once however
+    long it may wait for locks: the server answers 503, and its client tries again after two seconds or more. While
+    flows run one after another, that met every flow run whose predecessor's tasks were still being recorded.
+    """
+    from prefect.server.database.configurations import AioSqliteConfiguration
+
+    begin = AioSqliteConfiguration.begin_transaction
+
+    def in_turn(
+        self: AioSqliteConfiguration,
+        session: AsyncSession,
+        with_for_update: bool = False,  # noqa: ARG001 - always so
+    ) -> AbstractAsyncContextManager[AsyncSessionTransaction]:
+        return begin(self, session, with_for_update=True)
+
+    AioSqliteConfiguration.begin_transaction = in_turn  # type: ignore[method-assign, assignment]
+
+
 def main() -> None:
     """Make the database where it is missing, then serve until SIGTERM."""
     from prefect.cli import app
@@ -79,6 +105,7 @@ def main() -> None:
     url = make_url(address.get_secret_value()) if address else None
     if url and url.get_backend_name() == "sqlite" and url.database:
         make_database(Path(url.database))
+        write_in_turn()
     sys.argv[:1] = ["prefect", "server", "start"]
     app()
 
