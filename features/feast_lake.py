@@ -13,13 +13,16 @@ from typing import Any, Literal
 import pandas as pd
 import polars as pl
 import pyarrow as pa
-from feast import FeatureView as FeastView
-from feast.infra.data_sources.contrib.iceberg_catalog.iceberg_source import IcebergSource
-from feast.infra.offline_stores.duckdb import DuckDBOfflineStore, DuckDBOfflineStoreConfig
-from feast.infra.offline_stores.offline_store import RetrievalJob, RetrievalMetadata
-from feast.protos.feast.core.DataSource_pb2 import DataSource as DataSourceProto
 
 from features.lake import EVENT_TIMESTAMP
+from features.light_feast import (
+    DuckDBOfflineStore,
+    DuckDBOfflineStoreConfig,
+    IcebergSource,
+    RetrievalJob,
+    RetrievalMetadata,
+    feast,
+)
 from features.store import PinnedCatalog
 from perennial.errors import UsageError
 
@@ -34,6 +37,8 @@ class LakeSource(IcebergSource):
         return PinnedCatalog(self.endpoint, self.warehouse)
 
     def _to_proto_impl(self) -> Any:
+        from feast.protos.feast.core.DataSource_pb2 import DataSource as DataSourceProto
+
         proto = super()._to_proto_impl()
         # Of the Iceberg type, Feast would make a source of its own class again, which reads all of the newest snapshot.
         proto.type = DataSourceProto.CUSTOM_SOURCE
@@ -69,7 +74,7 @@ class LakeOfflineStore(DuckDBOfflineStore):
     @staticmethod
     def get_historical_features(
         config: Any,  # noqa: ARG004 - Feast's signature
-        feature_views: list[FeastView],
+        feature_views: list[feast.FeatureView],
         feature_refs: list[str],
         entity_df: pd.DataFrame | str,
         registry: Any,  # noqa: ARG004
@@ -147,7 +152,7 @@ class JoinedFrame(RetrievalJob):
         raise UsageError("a point-in-time frame is not saved; keep the lake's snapshot ids and build it again")
 
 
-def _join(entities: pl.DataFrame, view: FeastView, wanted: Sequence[str], prefix: str) -> pl.DataFrame:
+def _join(entities: pl.DataFrame, view: feast.FeatureView, wanted: Sequence[str], prefix: str) -> pl.DataFrame:
     source = view.batch_source
     keys = dict(view.projection.join_key_map) or {e.name: e.name for e in view.entity_columns}
     at, created = source.timestamp_field, source.created_timestamp_column

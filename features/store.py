@@ -85,7 +85,7 @@ class PinnedCatalog:
 
 def repo_config(spec: PipelineSpec, settings: Settings) -> feast.RepoConfig:
     """Feast's configuration for a pipeline: the lake offline; SQLite or Redis online."""
-    from feast import RepoConfig
+    from features.light_feast import feast
 
     folder = settings.feast_dir / spec.name
     online: dict[str, Any] = (
@@ -93,7 +93,7 @@ def repo_config(spec: PipelineSpec, settings: Settings) -> feast.RepoConfig:
         if settings.online_store_url
         else {"type": "sqlite", "path": str(folder / "online.db")}
     )
-    return RepoConfig(
+    return feast.RepoConfig(
         project=spec.name,
         provider="local",
         registry={"path": str(folder / "registry.db"), "cache_ttl_seconds": 0},
@@ -110,11 +110,11 @@ def open_store(spec: PipelineSpec, settings: Settings) -> feast.FeatureStore:
     Raises:
         StateError: a view's lake table does not exist yet.
     """
-    from feast import FeatureStore
+    from features.light_feast import feast
 
     folder = settings.feast_dir / spec.name
     folder.mkdir(parents=True, exist_ok=True)
-    store = FeatureStore(config=repo_config(spec, settings))
+    store = feast.FeatureStore(config=repo_config(spec, settings))
     applied = folder / "applied.json"
     definitions = json.dumps(
         [
@@ -134,20 +134,20 @@ def open_store(spec: PipelineSpec, settings: Settings) -> feast.FeatureStore:
 
 def feast_objects(spec: PipelineSpec, settings: Settings) -> list[Any]:
     """The pipeline's views as Feast entities and feature views."""
-    from feast import Entity, Field, ValueType
-    from feast import FeatureView as FeastView
-    from feast.types import Float64
-
     from features.feast_lake import LakeSource
+    from features.light_feast import feast
 
-    entities = {v.entity: Entity(name=v.entity, join_keys=[v.entity], value_type=ValueType.STRING) for v in spec.views}
+    entities = {
+        v.entity: feast.Entity(name=v.entity, join_keys=[v.entity], value_type=feast.ValueType.STRING)
+        for v in spec.views
+    }
     views = [
-        FeastView(
+        feast.FeatureView(
             name=view.name,
             entities=[entities[view.entity]],
             ttl=timedelta(seconds=view.ttl_s),
             schema=[
-                Field(name=a.name, dtype=Float64, tags={"field": a.field, "function": a.function})
+                feast.Field(name=a.name, dtype=feast.types.Float64, tags={"field": a.field, "function": a.function})
                 for a in view.aggregates
             ],
             source=LakeSource(

@@ -3,6 +3,10 @@
 One process waits for the server, deploys, and then works: importing Prefect takes 2 s, which pass while the server
 starts, and are paid once. It does not poll while it deploys: on SQLite the two now and then locked each other out for
 the 60 s that Prefect waits for a lock.
+
+It also gives the server a block that says where results go, which perennial.addresses makes the default. Without a
+default, every flow run asks the server for it two or three times, each time by a new client with an SSL context of its
+own: a sixth of a short flow run.
 """
 
 from __future__ import annotations
@@ -12,6 +16,8 @@ import time
 
 import httpx
 
+from perennial.addresses import RESULTS_BLOCK
+
 
 def main() -> int:
     """Wait until the work pool is there, deploy what PREFECT_FILE names, then run flows until SIGTERM."""
@@ -19,12 +25,15 @@ def main() -> int:
     # Imported for the time they take: the commands below would import them once the server is there.
     import prefect.cli.deploy._core
     import prefect.workers.process  # noqa: F401
+    from prefect.filesystems import LocalFileSystem
     from prefect.settings import get_current_settings
 
     url = f"{get_current_settings().api.url}/work_pools/{pool}"
     with httpx.Client(trust_env=False, timeout=10) as client:
         while not _answers(client, url):
             time.sleep(0.1)
+    settings = get_current_settings()
+    LocalFileSystem(basepath=str(settings.results.local_storage_path)).save(RESULTS_BLOCK, overwrite=True)
     deployed = _prefect("--no-prompt", "deploy", "--all", "--prefect-file", prefect_file)
     return deployed or _prefect("worker", "start", "--pool", pool, "--type", "process", "--name", name)
 

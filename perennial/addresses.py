@@ -15,6 +15,8 @@ FIELDS: Mapping[str, str] = {
     "mlflow": "mlflow_tracking_uri",
     "scoring": "scoring_url",
 }
+# The block of the local stack's Prefect server that says where results of flow runs would go.
+RESULTS_BLOCK = "perennial-results"
 QUIET: Mapping[str, str] = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -66,5 +68,9 @@ def child_environment(settings: Settings, addresses: Mapping[str, str], *, own_p
     environment = {**os.environ, **QUIET}
     environment |= {variable(field): v if isinstance(v, str) else json.dumps(v) for field, v in told.items()}
     if own_prefect:
-        environment |= {"PREFECT_HOME": str(settings.root / "prefect"), "PREFECT_WORKER_QUERY_SECONDS": "1"}
+        environment |= {
+            "PREFECT_HOME": str(settings.root / "prefect"),
+            "PREFECT_WORKER_QUERY_SECONDS": "1",
+            "PREFECT_DEFAULT_RESULT_STORAGE_BLOCK": f"local-file-system/{RESULTS_BLOCK}",
+        }
     return environment
