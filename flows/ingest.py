@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from prefect import flow, task
-from prefect.cache_policies import NO_CACHE
-from prefect.client.schemas.objects import State
+from prefect import flow
 
 from features.ingest import TopicIngest, ViewRefresh, ingest_topic, refresh_view
 from flows.context import moment, open_context
-from perennial.errors import ConflictError
+from flows.stage import stage
 
 
 @dataclass(frozen=True)
@@ -32,20 +30,15 @@ class IngestSummary:
         return sum(t.dead_lettered for t in self.topics)
 
 
-def came_second(_: object, __: object, state: State) -> bool:
-    """Another writer committed first: read its positions and go on from there. Anything else is not tried again."""
-    return isinstance(state.data, ConflictError)
-
-
-@task(task_run_name="take in {topic}", cache_policy=NO_CACHE, retries=3, retry_condition_fn=came_second)
-async def take_in(pipeline: str, topic: str, created: datetime) -> TopicIngest:
+@stage(name="take in {topic}", again_after_conflict=3)
+def take_in(pipeline: str, topic: str, created: datetime) -> TopicIngest:
     """Append what is new on a topic to the lake, with its positions."""
     context = open_context(pipeline)
     return ingest_topic(context.settings, context.lake, context.spec.event(topic), created)
 
 
-@task(task_run_name="features {view}", cache_policy=NO_CACHE, retries=3, retry_condition_fn=came_second)
-async def build_view(pipeline: str, view: str) -> ViewRefresh:
+@stage(name="features {view}", again_after_conflict=3)
+def build_view(pipeline: str, view: str) -> ViewRefresh:
     """Bring a feature view up to the lake's events, and its newest values online."""
     context = open_context(pipeline)
     wanted = next(v for v in context.spec.views if v.name == view)

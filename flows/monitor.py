@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import polars as pl
-from prefect import flow, get_run_logger, task
+from prefect import flow, get_run_logger
 from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
-from prefect.cache_policies import NO_CACHE
 
 from features.labels import PREDICTIONS, outcomes
 from features.lake import CREATED_TIMESTAMP, EVENT_TIMESTAMP
 from features.store import ENTITY_KEY
 from flows.context import Context, announce, champion, moment, open_context, predictor
+from flows.stage import stage
 from perennial.errors import UsageError
 from rollout.ledger import Model
 from serving.batch import SCORE
@@ -54,8 +54,8 @@ class MonitorSummary:
     alerts: tuple[str, ...]
 
 
-@task(cache_policy=NO_CACHE)
-async def validate_window(pipeline: str, since: datetime, until: datetime) -> ValidationResult:
+@stage()
+def validate_window(pipeline: str, since: datetime, until: datetime) -> ValidationResult:
     """Judge the window's feature rows by the contract; keep those that fail it aside."""
     context = open_context(pipeline)
     rows = (
@@ -70,8 +70,8 @@ async def validate_window(pipeline: str, since: datetime, until: datetime) -> Va
     return result
 
 
-@task(cache_policy=NO_CACHE)
-async def find_drift(pipeline: str, rows: pl.DataFrame, model: Model, since: datetime, until: datetime) -> DriftVerdict:
+@stage()
+def find_drift(pipeline: str, rows: pl.DataFrame, model: Model, since: datetime, until: datetime) -> DriftVerdict:
     """Compare the window's profile with the champion's reference."""
     spec = open_context(pipeline).spec
     # Part of the window may have been scored by an earlier champion, whose scores this one's reference does not describe.
@@ -83,8 +83,8 @@ async def find_drift(pipeline: str, rows: pl.DataFrame, model: Model, since: dat
     return found if coverage.passed else DriftVerdict(coverage, found.features)
 
 
-@task(cache_policy=NO_CACHE)
-async def measure(pipeline: str, as_of: datetime, model: Model) -> PerformanceVerdict:
+@stage()
+def measure(pipeline: str, as_of: datetime, model: Model) -> PerformanceVerdict:
     """Compare the predictions whose outcome is known with it."""
     context = open_context(pipeline)
     policy = context.spec.performance
@@ -98,16 +98,16 @@ async def measure(pipeline: str, as_of: datetime, model: Model) -> PerformanceVe
     return measure_performance(known, expected, policy)
 
 
-@task(cache_policy=NO_CACHE)
-async def decide_retrain(pipeline: str, verdicts: dict[str, Verdict], as_of: datetime) -> RetrainDecision:
+@stage()
+def decide_retrain(pipeline: str, verdicts: dict[str, Verdict], as_of: datetime) -> RetrainDecision:
     """Does a retrain pay now."""
     context = open_context(pipeline)
     history = champion_history(context.lake, context.ledger, context.spec, as_of)
     return decide(verdicts, history, context.spec.retrain, as_of)
 
 
-@task(cache_policy=NO_CACHE)
-async def keep_verdicts(pipeline: str, verdicts: dict[str, Verdict], as_of: datetime) -> tuple[str, ...]:
+@stage()
+def keep_verdicts(pipeline: str, verdicts: dict[str, Verdict], as_of: datetime) -> tuple[str, ...]:
     """Keep what was found; which failures are news."""
     lake = open_context(pipeline).lake
     before = last_statuses(lake)

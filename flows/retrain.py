@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 import shutil
 from dataclasses import dataclass
@@ -10,14 +9,14 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import polars as pl
-from prefect import flow, get_run_logger, task
+from prefect import flow, get_run_logger
 from prefect.artifacts import acreate_markdown_artifact
-from prefect.cache_policies import NO_CACHE
 
 from features.labels import LABEL
 from features.lake import EVENT_TIMESTAMP
 from flows.context import announce, champion, moment, open_context, predictor
 from flows.monitor import REFERENCE_FILE
+from flows.stage import stage
 from pipelines.spec import Family
 from rollout.ledger import Model
 from serving.batch import SCORE
@@ -33,7 +32,6 @@ from training.registry import ModelVersion
 from validation.profile import build_reference
 from validation.verdict import Status
 
-CHALLENGER = "challenger"
 PARITY_ROWS = 2_000
 DECISIONS = {Status.PASS: "accepted", Status.FAIL: "rejected"}
 
@@ -55,33 +53,32 @@ class RetrainSummary:
     version: str | None
 
 
-@task(cache_policy=NO_CACHE)
-async def check_again(pipeline: str, as_of: datetime) -> str | None:
+@stage()
+def check_again(pipeline: str, as_of: datetime) -> str | None:
     """What speaks against a retrain now, if anything: the event that asked for it may have come twice, or late."""
     context = open_context(pipeline)
     history = champion_history(context.lake, context.ledger, context.spec, as_of)
     return hindrance(history, context.spec.retrain, as_of) if history.trained_as_of else None
 
 
-@task(cache_policy=NO_CACHE)
-async def assemble(pipeline: str, as_of: datetime) -> TrainingSet:
+@stage()
+def assemble(pipeline: str, as_of: datetime) -> TrainingSet:
     """Every labelled row known at that moment, pinned to lake snapshots."""
     context = open_context(pipeline)
     return build_training_set(context.spec, context.settings, context.lake, as_of)
 
 
-@task(cache_policy=NO_CACHE)
-async def train(pipeline: str, training_set: TrainingSet, family: Family) -> Candidate:
+@stage()
+def train(pipeline: str, training_set: TrainingSet, family: Family) -> Candidate:
     """Fit the candidate; a fit that was killed goes on from its checkpoint."""
     context = open_context(pipeline)
     model = context.spec.model.model_copy(update={"family": family})
     folder = work_dir(pipeline, training_set.as_of, family) / "checkpoint"
-    # In a thread of its own: it may take hours, and the run must stay able to be cancelled.
-    return await asyncio.to_thread(fit, training_set, model, model.seed, folder)
+    return fit(training_set, model, model.seed, folder)
 
 
-@task(cache_policy=NO_CACHE)
-async def write_bundle(pipeline: str, training_set: TrainingSet, candidate: Candidate) -> Path:
+@stage()
+def write_bundle(pipeline: str, training_set: TrainingSet, candidate: Candidate) -> Path:
     """Export the candidate with what monitoring will hold it to."""
     spec = open_context(pipeline).spec
     rows = pl.concat([training_set.train, training_set.holdout])
@@ -105,8 +102,8 @@ async def write_bundle(pipeline: str, training_set: TrainingSet, candidate: Cand
     )
 
 
-@task(cache_policy=NO_CACHE)
-async def compare_models(pipeline: str, training_set: TrainingSet, bundle: Path, model: Model | None) -> GateResult:
+@stage()
+def compare_models(pipeline: str, training_set: TrainingSet, bundle: Path, model: Model | None) -> GateResult:
     """Champion and candidate on the same newest rows, which neither has learned from."""
     spec = open_context(pipeline).spec
     labels = training_set.holdout.get_column(LABEL).to_numpy()
@@ -115,8 +112,8 @@ async def compare_models(pipeline: str, training_set: TrainingSet, bundle: Path,
     return compare(incumbent, candidate, spec.gate)
 
 
-@task(cache_policy=NO_CACHE)
-async def register(
+@stage()
+def register(
     pipeline: str, training_set: TrainingSet, bundle: Path, candidate: Candidate, gate: GateResult, reason: str
 ) -> ModelVersion:
     """Keep the candidate in MLflow with its metrics and where its data came from; the better one becomes challenger."""
@@ -135,7 +132,7 @@ async def register(
         lineage={f"snapshot.{table}": snapshot for table, snapshot in training_set.snapshots.items()},
     )
     if outcome == "accepted":
-        registry.set_alias(context.settings.mlflow_tracking_uri, pipeline, CHALLENGER, version.version)
+        registry.set_alias(context.settings.mlflow_tracking_uri, pipeline, registry.CHALLENGER, version.version)
     return version
 
 

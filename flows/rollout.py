@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from datetime import datetime
 
-from prefect import flow, get_run_logger, task
+from prefect import flow, get_run_logger
 from prefect.artifacts import acreate_table_artifact
-from prefect.cache_policies import NO_CACHE
 
 from flows.context import announce, moment, open_context
-from flows.retrain import CHALLENGER
+from flows.stage import stage
 from rollout.controller import release, run_rollout
 from rollout.ledger import Entry, Model
 from training import registry
 
-CHAMPION = "champion"
 
-
-@task(cache_policy=NO_CACHE)
-async def start_canary(pipeline: str, as_of: datetime | None) -> Entry | None:
+@stage()
+def start_canary(pipeline: str, as_of: datetime | None) -> Entry | None:
     """Give the registered challenger its first share, unless it has one or was rolled back before."""
     context = open_context(pipeline)
-    found = registry.get(context.settings.mlflow_tracking_uri, pipeline, CHALLENGER)
+    found = registry.get(context.settings.mlflow_tracking_uri, pipeline, registry.CHALLENGER)
     state = context.ledger.state(pipeline)
     if found is None or (state is not None and state.challenger is not None):
         return state
@@ -34,34 +30,31 @@ async def start_canary(pipeline: str, as_of: datetime | None) -> Entry | None:
     return release(context.ledger, pipeline, challenger, context.spec.rollout, reason, as_of, moment(None))
 
 
-@task(cache_policy=NO_CACHE)
-async def judge_canary(pipeline: str) -> Entry:
+@stage()
+def judge_canary(pipeline: str) -> Entry:
     """Judge the canary on live traffic, step by step, until it is promoted or rolled back."""
     context, log = open_context(pipeline), get_run_logger()
 
     def tell(entry: Entry) -> None:
         log.info("%s: %g %% to the challenger. %s", entry.action, entry.share_pct, entry.reason)
 
-    # In a thread of its own, because it waits most of the time and the run must stay able to be cancelled.
-    return await asyncio.to_thread(
-        run_rollout, context.ledger, pipeline, context.spec.rollout, lambda: moment(None), time.sleep, tell
-    )
+    return run_rollout(context.ledger, pipeline, context.spec.rollout, lambda: moment(None), time.sleep, tell)
 
 
-@task(cache_policy=NO_CACHE)
-async def settle(pipeline: str, entry: Entry) -> None:
+@stage()
+def settle(pipeline: str, entry: Entry) -> None:
     """Let MLflow's aliases say what the ledger says."""
     context = open_context(pipeline)
     uri = context.settings.mlflow_tracking_uri
     if entry.champion is not None:
-        registry.set_alias(uri, pipeline, CHAMPION, entry.champion.version)
-    challenger = registry.get(uri, pipeline, CHALLENGER)
+        registry.set_alias(uri, pipeline, registry.CHAMPION, entry.champion.version)
+    challenger = registry.get(uri, pipeline, registry.CHALLENGER)
     history = context.ledger.history(pipeline)
     if challenger and (
         (entry.champion and challenger.version == entry.champion.version)
         or was_rolled_back(history, Model(challenger.version, challenger.uri))
     ):
-        registry.delete_alias(uri, pipeline, CHALLENGER)
+        registry.delete_alias(uri, pipeline, registry.CHALLENGER)
 
 
 def was_rolled_back(history: list[Entry], model: Model) -> bool:

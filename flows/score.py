@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from datetime import datetime
 
 import polars as pl
-from prefect import flow, get_run_logger, task
-from prefect.cache_policies import NO_CACHE
+from prefect import flow, get_run_logger
 
 from features.labels import PREDICTIONS
 from flows.context import champion, moment, open_context, predictor
+from flows.stage import stage
 from rollout.ledger import Model
 from serving import batch
 
@@ -23,15 +23,15 @@ class ScoreSummary:
     version: str | None
 
 
-@task(cache_policy=NO_CACHE)
-async def find_unscored(pipeline: str, as_of: datetime) -> pl.DataFrame:
+@stage()
+def find_unscored(pipeline: str, as_of: datetime) -> pl.DataFrame:
     """Scored events that have no prediction yet."""
     context = open_context(pipeline)
     return batch.unscored(context.lake, context.spec, as_of)
 
 
-@task(cache_policy=NO_CACHE)
-async def predict(pipeline: str, events: pl.DataFrame, model: Model, as_of: datetime) -> int:
+@stage()
+def predict(pipeline: str, events: pl.DataFrame, model: Model, as_of: datetime) -> int:
     """Score the events with the champion and keep the predictions with their features."""
     context = open_context(pipeline)
     predictions = batch.score(context.settings, context.spec, events, predictor(model.uri), model.version, as_of)

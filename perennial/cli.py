@@ -177,14 +177,13 @@ def release(
     """Make a registered version the challenger by hand, past the gate, and roll it out behind the canary."""
     connect(pipeline)
     from flows.context import open_context
-    from flows.retrain import CHALLENGER
     from flows.rollout import rollout as flow
     from training import registry
 
     context = open_context(pipeline)
     if registry.get(context.settings.mlflow_tracking_uri, pipeline, version) is None:
         raise UsageError(f"{pipeline} has no version {version!r} in MLflow; `perennial retrain {pipeline}` makes one")
-    registry.set_alias(context.settings.mlflow_tracking_uri, pipeline, CHALLENGER, version)
+    registry.set_alias(context.settings.mlflow_tracking_uri, pipeline, registry.CHALLENGER, version)
     print(run(flow(pipeline)))
 
 

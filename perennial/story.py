@@ -76,8 +76,9 @@ class Telling:
         with suppress(KeyboardInterrupt):
             try:
                 asyncio.run(self._run())
-            except PerennialError as error:
-                self.console.print(f"[red]{error}[/]")
+            except* PerennialError as errors:
+                for error in errors.exceptions:
+                    self.console.print(f"[red]{error}[/]")
         self._measure()
         return self.figures
 
@@ -88,8 +89,6 @@ class Telling:
             await self._watch()
 
     async def _watch(self) -> None:
-        from flows.ingest import ingest
-
         days = (self.story.through - self.story.bootstrap_until).days + 1
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(*columns, console=self.console, transient=False) as progress:
@@ -97,24 +96,31 @@ class Telling:
             await self._bootstrap()
             traffic = self._start_traffic()
             try:
-                produced = self._produce_soon(self.story.bootstrap_until)
+                await self._take_in(self.story.bootstrap_until)
                 for number in range(days):
                     day = self.story.bootstrap_until + number * DAY
                     progress.update(bar, description=f"{day:%a %d %B %Y}", completed=number)
                     if not self.console.is_terminal and number % 7 == 0:
                         self.console.print(f"{day:%d %b}")
-                    await produced
-                    await ingest(self.story.pipeline, day + DAY)
-                    # The next day's events wait in Kafka while this one is scored and monitored, which reads the lake.
-                    if number + 1 < days:
-                        produced = self._produce_soon(day + DAY)
-                    await self._live_through(day, traffic)
+                    # As where schedules start them, ingest runs beside score and monitor, whose `as_of` keeps the next
+                    # day's events from them.
+                    async with asyncio.TaskGroup() as flows:
+                        flows.create_task(self._live_through(day, traffic))
+                        if number + 1 < days:
+                            flows.create_task(self._take_in(day + DAY))
                 progress.update(bar, description="a bad release", completed=days)
                 _ask(traffic, self.story.through, BUSY_PER_S)
                 await self._release_bad_model()
                 progress.update(bar, description="done")
             finally:
                 _stop(traffic)
+
+    async def _take_in(self, day: datetime) -> None:
+        """One simulated day's events: produced, and ingested at its end."""
+        from flows.ingest import ingest
+
+        await asyncio.to_thread(self._produce, day, day + DAY)
+        await ingest(self.story.pipeline, day + DAY)
 
     async def _bootstrap(self) -> None:
         from flows.ingest import ingest
@@ -178,7 +184,6 @@ class Telling:
     async def _release_bad_model(self) -> None:
         """A model fitted on inverted labels, released past the gate: the canary must find out."""
         from flows.context import announce
-        from flows.retrain import CHALLENGER
         from perennial.bad_model import register_bad_model
         from training import registry
 
@@ -186,7 +191,7 @@ class Telling:
         before = (await self._serving())["champion"]["version"]
         bad = await asyncio.to_thread(register_bad_model, self.context, now)
         uri = self.context.settings.mlflow_tracking_uri
-        registry.set_alias(uri, self.story.pipeline, CHALLENGER, bad.version)
+        registry.set_alias(uri, self.story.pipeline, registry.CHALLENGER, bad.version)
         self.console.print(f"version {bad.version} was fitted on inverted labels and is released past the gate")
         released = datetime.now(UTC)
         announce(
@@ -217,9 +222,6 @@ class Telling:
             "champion_before": before,
         }
         self.console.print(f"[red]rolled back[/] to version {serving['champion']['version']}: {ended.reason}")
-
-    def _produce_soon(self, day: datetime) -> asyncio.Task[None]:
-        return asyncio.create_task(asyncio.to_thread(self._produce, day, day + DAY))
 
     def _produce(self, start: datetime, end: datetime) -> None:
         from features.consumer import open_producer

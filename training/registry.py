@@ -22,6 +22,8 @@ from urllib.parse import unquote, urlsplit
 from perennial.errors import StateError, UnreachableError, UsageError
 from serving.predictor import BUNDLE_FILE
 
+# MLflow's aliases of who serves, and of who is to.
+CHAMPION, CHALLENGER = "champion", "challenger"
 FINGERPRINT_TAG = "perennial.fingerprint"
 CONNECT_TIMEOUT_S, ANSWER_TIMEOUT_S = 3.0, 30.0
 PARAMS_PER_CALL, METRICS_PER_CALL, LONGEST_VALUE = 100, 1000, 5000

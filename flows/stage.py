@@ -1,0 +1,52 @@
+"""A stage of a flow: a plain function, run as a Prefect task in a thread of its own.
+
+In a thread, because the flow's event loop must stay free: for its heartbeat, for a cancellation, and for flows beside it.
+Not as Prefect's synchronous task, which makes a client and an SSL context of its own each time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Callable, Coroutine
+from typing import Any, ParamSpec, TypeVar
+
+from prefect import Task, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
+
+from perennial.errors import ConflictError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def stage(
+    *, name: str | None = None, again_after_conflict: int = 0
+) -> Callable[[Callable[P, R]], Task[P, Coroutine[Any, Any, R]]]:
+    """Make a function a stage; the flow awaits it.
+
+    Args:
+        name: of its runs, with the function's arguments in braces; None = the function's name.
+        again_after_conflict: how often it is run anew because another writer committed first; it then reads that
+            writer's positions and goes on from there. Nothing else is tried again.
+    """
+
+    def make(function: Callable[P, R]) -> Task[P, Coroutine[Any, Any, R]]:
+        @task(
+            task_run_name=name,
+            cache_policy=NO_CACHE,
+            retries=again_after_conflict,
+            retry_condition_fn=_came_second,
+        )
+        @functools.wraps(function)
+        async def in_a_thread(*args: P.args, **kwargs: P.kwargs) -> R:
+            return await asyncio.to_thread(function, *args, **kwargs)
+
+        return in_a_thread
+
+    return make
+
+
+def _came_second(_: object, __: object, state: State[Any]) -> bool:
+    return isinstance(state.data, ConflictError)
