@@ -66,7 +66,11 @@ def up(
 
     console = Console()
     ports = StackPorts(kafka=kafka_port, prefect=prefect_port, mlflow=mlflow_port, scoring=scoring_port)
-    with start_stack(settings(), ports, on_progress=console.print) as stack:
+
+    def tell(name: str, seconds: float) -> None:
+        console.print(f"{name} is ready after {seconds:.1f} s")
+
+    with start_stack(settings(), ports, on_ready=tell) as stack:
         console.print(services_table(stack.services))
         console.print("Ctrl-C stops everything.")
         stack.wait()

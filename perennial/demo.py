@@ -18,6 +18,7 @@ from rich.console import Console
 
 from perennial.errors import UsageError
 from perennial.figures import Figures
+from perennial.intake import Intake
 from perennial.memory import PeakMemory
 from perennial.ports import StackPorts, prefer
 from perennial.settings import settings
@@ -63,18 +64,25 @@ def run_demo(through: datetime, json_file: Path | None, keep: bool) -> int:
         console.print(f"[bold]perennial demo[/]: real flights of 2013, {BEGIN:%d %B} to {through:%d %B}. State: {home}")
         # These imports take seconds; they are made while the stack starts.
         threading.Thread(target=_import_ahead, daemon=True).start()
-        with start_stack(settings(), prefer(StackPorts()), schedules=False, on_progress=console.print) as stack:
-            console.print(services_table(stack.services))
-            figures = Telling(
-                Story(PIPELINE, BEGIN, BOOTSTRAP_UNTIL, through, BROKEN_DAY), stack, settings(), console
-            ).run()
-            figures.wall_s = round(time.monotonic() - began, 1)
-            figures.peak_rss_mb, figures.peak_rss_process = memory.peak()
-            _tell(console, stack, figures, json_file)
-            if keep:
-                console.print("Everything keeps running. Ctrl-C stops it.")
-                with suppress(KeyboardInterrupt):
-                    stack.wait()
+        story = Story(PIPELINE, BEGIN, BOOTSTRAP_UNTIL, through, BROKEN_DAY)
+        ports = prefer(StackPorts())
+        with Intake(settings(), ports, PIPELINE) as intake:
+
+            def tell(name: str, seconds: float) -> None:
+                console.print(f"{name} is ready after {seconds:.1f} s")
+                if name == "kafka":
+                    intake.produce(BEGIN, BOOTSTRAP_UNTIL)
+
+            with start_stack(settings(), ports, schedules=False, on_ready=tell) as stack:
+                console.print(services_table(stack.services))
+                figures = Telling(story, stack, intake, settings(), console).run()
+                figures.wall_s = round(time.monotonic() - began, 1)
+                figures.peak_rss_mb, figures.peak_rss_process = memory.peak()
+                _tell(console, stack, figures, json_file)
+                if keep:
+                    console.print("Everything keeps running. Ctrl-C stops it.")
+                    with suppress(KeyboardInterrupt):
+                        stack.wait()
     return 0 if figures.stages and all(figures.stages.values()) else 1
 
 

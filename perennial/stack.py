@@ -42,7 +42,7 @@ def start_stack(
     *,
     schedules: bool = True,
     project: Path = PROJECT,
-    on_progress: Callable[[str], None] | None = None,
+    on_ready: Callable[[str, float], None] | None = None,
 ) -> Stack:
     """Start every part whose address is not given, and wait until all of them answer.
 
@@ -53,7 +53,7 @@ def start_stack(
         ports: where the parts listen.
         schedules: whether deployments run by their schedules; False deploys them with every schedule inactive.
         project: the folder with prefect.yaml and what its entrypoints name.
-        on_progress: is told a short sentence whenever a part is ready.
+        on_ready: is told the name of each part once it answers, and after how many seconds that was.
 
     Raises:
         StateError: another stack runs on this home, or the home cannot be written.
@@ -69,7 +69,7 @@ def start_stack(
     except BaseException:
         claim.release()
         raise
-    stack = Stack(settings, ports, given, claim, project, on_progress or _say_nothing)
+    stack = Stack(settings, ports, given, claim, project, on_ready or _say_nothing)
     try:
         stack._start(schedules)
     except BaseException:
@@ -92,7 +92,7 @@ class Stack:
         given: Mapping[str, str],
         claim: Claim,
         project: Path,
-        on_progress: Callable[[str], None],
+        on_ready: Callable[[str, float], None],
     ) -> None:
         self.addresses: dict[str, str] = {**local_addresses(ports), **given}
         self._root = settings.root
@@ -100,7 +100,7 @@ class Stack:
         self._given = given
         self._claim = claim
         self._project = project
-        self._on_progress = on_progress
+        self._on_ready = on_ready
         self._environment = child_environment(settings, self.addresses, own_prefect="prefect_api_url" not in given)
         self._children: list[Child] = []
         self._handlers: dict[int, Callable[[int, FrameType | None], object] | int | None] = {}
@@ -165,7 +165,7 @@ class Stack:
         while unready:
             for name in [name for name, ready in unready.items() if ready()]:
                 del unready[name]
-                self._on_progress(f"{name} is ready after {time.monotonic() - begin:.1f} s")
+                self._on_ready(name, time.monotonic() - begin)
                 if name == "prefect":
                     make_work_pool(self._http, self.addresses["prefect_api_url"])
             if waiting and unready.keys() <= {"prefect"}:
@@ -250,5 +250,5 @@ def _exit(number: int, _frame: FrameType | None) -> None:
     raise SystemExit(128 + number)
 
 
-def _say_nothing(_sentence: str) -> None:
+def _say_nothing(_name: str, _seconds: float) -> None:
     return

@@ -22,6 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from perennial.errors import PerennialError, StageError
 from perennial.figures import Figures, measure
+from perennial.intake import Intake
 from perennial.settings import Settings, settings
 from perennial.stack import Stack
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from flows.monitor import MonitorSummary
 
 DAY = timedelta(days=1)
-QUIET_PER_S, BUSY_PER_S = 10, 80
+QUIET_PER_S, BUSY_PER_S = 10, 120
 RUN_LIMIT_S = 240.0
 
 
@@ -58,9 +59,10 @@ class Story:
 class Telling:
     """A story, told on a running stack."""
 
-    def __init__(self, story: Story, stack: Stack, configured: Settings, console: Console) -> None:
+    def __init__(self, story: Story, stack: Stack, intake: Intake, configured: Settings, console: Console) -> None:
         self.story = story
         self.stack = stack
+        self.intake = intake
         self.console = console
         self.figures = Figures()
         self.verdicts: dict[str, set[str]] = {}
@@ -76,9 +78,8 @@ class Telling:
         with suppress(KeyboardInterrupt):
             try:
                 asyncio.run(self._run())
-            except* PerennialError as errors:
-                for error in errors.exceptions:
-                    self.console.print(f"[red]{error}[/]")
+            except PerennialError as error:
+                self.console.print(f"[red]{error}[/]")
         self._measure()
         return self.figures
 
@@ -96,18 +97,18 @@ class Telling:
             await self._bootstrap()
             traffic = self._start_traffic()
             try:
-                await self._take_in(self.story.bootstrap_until)
+                taken_in = self._take_in(self.story.bootstrap_until)
                 for number in range(days):
                     day = self.story.bootstrap_until + number * DAY
                     progress.update(bar, description=f"{day:%a %d %B %Y}", completed=number)
                     if not self.console.is_terminal and number % 7 == 0:
                         self.console.print(f"{day:%d %b}")
+                    self.figures.events_produced += await taken_in
                     # As where schedules start them, ingest runs beside score and monitor, whose `as_of` keeps the next
                     # day's events from them.
-                    async with asyncio.TaskGroup() as flows:
-                        flows.create_task(self._live_through(day, traffic))
-                        if number + 1 < days:
-                            flows.create_task(self._take_in(day + DAY))
+                    if number + 1 < days:
+                        taken_in = self._take_in(day + DAY)
+                    await self._live_through(day, traffic)
                 progress.update(bar, description="a bad release", completed=days)
                 _ask(traffic, self.story.through, BUSY_PER_S)
                 await self._release_bad_model()
@@ -115,19 +116,16 @@ class Telling:
             finally:
                 _stop(traffic)
 
-    async def _take_in(self, day: datetime) -> None:
-        """One simulated day's events: produced, and ingested at its end."""
-        from flows.ingest import ingest
-
-        await asyncio.to_thread(self._produce, day, day + DAY)
-        await ingest(self.story.pipeline, day + DAY)
+    def _take_in(self, day: datetime) -> asyncio.Task[int]:
+        """Have a day's events produced and ingested; the answer is how many were produced."""
+        broken = self.story.broken_records if day <= self.story.broken_day < day + DAY else 0
+        return asyncio.create_task(self.intake.take_in(day, day + DAY, broken))
 
     async def _bootstrap(self) -> None:
-        from flows.ingest import ingest
-        from flows.retrain import retrain
+        taken_in = asyncio.create_task(self.intake.take_in(self.story.begin, self.story.bootstrap_until))
+        from flows.retrain import retrain  # takes seconds, in which the events are ingested
 
-        await asyncio.to_thread(self._produce, self.story.begin, self.story.bootstrap_until)
-        await ingest(self.story.pipeline, self.story.bootstrap_until)
+        self.figures.events_produced += await taken_in
         began = datetime.now(UTC)
         summary = await retrain(
             self.story.pipeline, self.story.bootstrap_until, reason="bootstrap: there is no champion"
@@ -222,19 +220,6 @@ class Telling:
             "champion_before": before,
         }
         self.console.print(f"[red]rolled back[/] to version {serving['champion']['version']}: {ended.reason}")
-
-    def _produce(self, start: datetime, end: datetime) -> None:
-        from features.consumer import open_producer
-        from features.replay import replay
-
-        counts = replay(self.context.settings, self.context.spec, start, end)
-        self.figures.events_produced += sum(counts.values())
-        if start <= self.story.broken_day < end:
-            topic = self.context.spec.scored.topic
-            with open_producer(self.context.settings) as producer:
-                for number in range(self.story.broken_records):
-                    producer.send(topic, value=b'{"cut off in the middle": %d, "' % number)
-            self.figures.events_produced += self.story.broken_records
 
     def _start_traffic(self) -> subprocess.Popen[str]:
         url, report = self.stack.addresses["scoring_url"], str(self.traffic_report)

@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from perennial.figures import Figures
+from perennial.intake import Intake
 from perennial.ports import free_ports
 from perennial.settings import Settings, settings
 from perennial.stack import PROJECT, Stack, start_stack
@@ -71,9 +72,11 @@ def two_weeks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Told]:
     settings.cache_clear()
     try:
         configured = settings()
-        stack = start_stack(configured, free_ports(), schedules=False, project=project)
+        ports = free_ports()
+        stack = start_stack(configured, ports, schedules=False, project=project)
         with stack:
-            figures = Telling(STORY, stack, configured, Console(width=160)).run()
+            with Intake(configured, ports, NAME) as intake:
+                figures = Telling(STORY, stack, intake, configured, Console(width=160)).run()
             # Other tests of this session must not find the stack in their environment.
             _restore(before)
             yield Told(figures, stack, configured)

@@ -237,11 +237,12 @@ def _raised(info: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def _part(frame: pl.DataFrame, failed: Mapping[Expectation, Sequence[int]], verdict: Verdict) -> ValidationResult:
-    reasons: list[list[str]] = [[] for _ in range(frame.height)]
+    reasons: dict[int, list[str]] = {}
     for expectation, rows in failed.items():
+        what = describe(expectation) if len(rows) else ""
         for row in rows:
-            reasons[row].append(describe(expectation))
-    told = pl.Series(FAILED, ["; ".join(r) or None for r in reasons], dtype=pl.String)
+            reasons.setdefault(row, []).append(what)
+    told = pl.Series(FAILED, ["; ".join(reasons[i]) if i in reasons else None for i in range(frame.height)], pl.String)
     quarantined = frame.drop(FAILED, strict=False).with_columns(told).filter(told.is_not_null())
     return ValidationResult(frame.filter(told.is_null()), quarantined, verdict)
 

@@ -33,7 +33,7 @@ from perennial.ports import StackPorts
 from perennial.settings import Settings
 from perennial.stack import start_stack
 ports = StackPorts(*map(int, sys.argv[2:]))
-with start_stack(Settings(), ports, schedules=False, project=Path(sys.argv[1]), on_progress=print) as stack:
+with start_stack(Settings(), ports, schedules=False, project=Path(sys.argv[1]), on_ready=print) as stack:
     stack.wait()
 """
 
