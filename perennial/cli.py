@@ -205,11 +205,16 @@ def rollback(pipeline: PipelineName, reason: Annotated[str, typer.Option(help="W
 @app.command()
 def init(name: Annotated[str, typer.Argument(help="Name of the new pipeline, lower case, such as payments.")]) -> None:
     """Write a new, working pipeline folder to start from."""
-    from perennial.scaffold import init_pipeline
+    from perennial.deploy import add_deployments
+    from perennial.scaffold import check_new, init_pipeline
     from perennial.settings import settings
 
-    directory = settings().pipelines_dir or Path(__file__).parent.parent / "pipelines"
-    print(f"{init_pipeline(name, directory)} is ready; `make test` checks it")
+    project = Path(__file__).parent.parent
+    directory = settings().pipelines_dir or project / "pipelines"
+    check_new(name, directory)
+    # First, because it can be repeated: cut off in between, `init` is run again and finds nothing in its way.
+    add_deployments(project / "prefect.yaml", name)
+    print(f"{init_pipeline(name, directory)} is ready, with its deployments in prefect.yaml; `make test` checks it")
 
 
 def moment(text: str) -> datetime:

@@ -32,12 +32,8 @@ def init_pipeline(name: str, directory: Path) -> Path:
         UsageError: the name cannot be one, or is taken.
         StateError: the folder cannot be written.
     """
-    _check_name(name)
+    check_new(name, directory)
     target = directory / name
-    if target.exists():
-        raise UsageError(f"{target} is already there; choose another name, or remove it first")
-    if name in set(pipeline_names()):
-        raise UsageError(f"there is already a pipeline {name!r}; choose another name")
     unfinished = directory / f".{name}.{os.getpid()}"
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -52,6 +48,15 @@ def init_pipeline(name: str, directory: Path) -> Path:
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return target
+
+
+def check_new(name: str, directory: Path) -> None:
+    """Raise UsageError unless a pipeline of that name can be written to that folder of pipelines."""
+    _check_name(name)
+    if (directory / name).exists():
+        raise UsageError(f"{directory / name} is already there; choose another name, or remove it first")
+    if name in set(pipeline_names()):
+        raise UsageError(f"there is already a pipeline {name!r}; choose another name")
 
 
 def _check_name(name: str) -> None:
