@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
@@ -10,11 +10,16 @@ from rich.table import Table
 from perennial.services import Service
 
 
-def services_table(services: Iterable[Service]) -> Table:
-    """What runs where."""
-    table = Table("service", "address", "what it is", "pid", "log")
+def services_table(services: Sequence[Service]) -> Table:
+    """What runs where; narrow enough for 80 columns with every address whole."""
+    logs = sorted({service.log.parent for service in services if service.log})
+    table = Table(caption=f"logs: {', '.join(map(str, logs))}" if logs else None, caption_justify="left")
+    table.add_column("service", no_wrap=True)
+    table.add_column("address", no_wrap=True)
+    table.add_column("what it is")
+    table.add_column("pid", no_wrap=True)
     for service in services:
-        table.add_row(service.name, service.address, service.what, str(service.pid or ""), str(service.log or ""))
+        table.add_row(service.name, service.address, service.what, str(service.pid or ""))
     return table
 
 
