@@ -70,7 +70,7 @@ def child_environment(settings: Settings, addresses: Mapping[str, str], *, own_p
     if own_prefect:
         environment |= {
             "PREFECT_HOME": str(settings.root / "prefect"),
-            "PREFECT_WORKER_QUERY_SECONDS": "1",
+            "PREFECT_WORKER_QUERY_SECONDS": "0.5",
             "PREFECT_DEFAULT_RESULT_STORAGE_BLOCK": f"local-file-system/{RESULTS_BLOCK}",
         }
     return environment
