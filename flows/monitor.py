@@ -10,14 +10,14 @@ import polars as pl
 from prefect import flow, get_run_logger
 from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
 
-from features.labels import PREDICTIONS, outcomes
+from features.labels import PREDICTIONS, outcomes, predictions
 from features.lake import CREATED_TIMESTAMP, EVENT_TIMESTAMP
 from features.store import ENTITY_KEY
 from flows.context import Context, announce, champion, moment, open_context, predictor
 from flows.stage import stage
 from perennial.errors import UsageError
 from rollout.ledger import Model
-from serving.batch import SCORE
+from serving.batch import MODEL_VERSION, SCORE
 from serving.predictor import BUNDLE_FILE, read_bundle_file
 from training.decision import RetrainDecision, decide
 from training.history import champion_history
@@ -32,6 +32,7 @@ from validation.verdict import Status, Verdict
 
 QUARANTINE = "quarantine"
 REFERENCE_FILE = "reference_profile.json"
+MEASURED = (ENTITY_KEY, EVENT_TIMESTAMP, SCORE, MODEL_VERSION, CREATED_TIMESTAMP)
 EVENTS = {
     "data": "perennial.data.invalid",
     "drift": "perennial.drift.detected",
@@ -46,7 +47,7 @@ class MonitorSummary:
     Attributes:
         verdicts: of the checks "data", "drift" and "performance".
         decision: whether a retrain pays.
-        alerts: checks whose failure is news: it was not failing the last time.
+        alerts: checks that FAIL or ended in an ERROR, which is news: they ended better the last time.
     """
 
     verdicts: dict[str, Verdict]
@@ -58,9 +59,7 @@ class MonitorSummary:
 def validate_window(pipeline: str, since: datetime, until: datetime) -> ValidationResult:
     """Judge the window's feature rows by the contract; keep those that fail it aside."""
     context = open_context(pipeline)
-    rows = (
-        context.lake.read(PREDICTIONS, since, until) if context.lake.exists(PREDICTIONS) else _no_predictions(context)
-    )
+    rows = predictions(context.lake, since, until) if context.lake.exists(PREDICTIONS) else _no_predictions(context)
     result = validate(rows, context.spec.contract, f"{pipeline} features")
     quarantine = result.quarantined
     if quarantine.height and context.lake.exists(QUARANTINE):
@@ -85,17 +84,18 @@ def find_drift(pipeline: str, rows: pl.DataFrame, model: Model, since: datetime,
 
 @stage()
 def measure(pipeline: str, as_of: datetime, model: Model) -> PerformanceVerdict:
-    """Compare the predictions whose outcome is known with it."""
+    """Compare the champion's predictions whose outcome is known with it."""
     context = open_context(pipeline)
     policy = context.spec.performance
     since = as_of - timedelta(seconds=policy.window_s)
     expected = json.loads(read_bundle_file(model.uri, BUNDLE_FILE)).get("holdout", {}).get("auc")
     known = (
-        outcomes(context.lake, context.spec, since, as_of, (ENTITY_KEY, EVENT_TIMESTAMP, SCORE)).frame
+        outcomes(context.lake, context.spec, since, as_of, MEASURED).frame
         if context.lake.exists(PREDICTIONS)
         else _no_predictions(context).with_columns(pl.lit(None, dtype=pl.Boolean).alias("label"))
     )
-    return measure_performance(known, expected, policy)
+    # Part of the window may have been scored by an earlier champion, which this one's AUC at its gate does not describe.
+    return measure_performance(known.filter(pl.col(MODEL_VERSION) == model.version), expected, policy)
 
 
 @stage()
@@ -107,14 +107,20 @@ def decide_retrain(pipeline: str, verdicts: dict[str, Verdict], as_of: datetime)
 
 
 @stage()
-def keep_verdicts(pipeline: str, verdicts: dict[str, Verdict], as_of: datetime) -> tuple[str, ...]:
-    """Keep what was found; which failures are news."""
-    lake = open_context(pipeline).lake
-    before = last_statuses(lake)
-    failed = [check for check, verdict in verdicts.items() if verdict.status is Status.FAIL]
-    news = tuple(check for check in failed if before.get(check) != Status.FAIL.name)
-    record_verdicts(lake, verdicts, as_of, moment(None))
-    return news
+def find_news(pipeline: str, verdicts: dict[str, Verdict]) -> tuple[str, ...]:
+    """Which checks FAIL or ended in an ERROR, and ended better the last time."""
+    before = last_statuses(open_context(pipeline).lake)
+    return tuple(
+        check
+        for check, verdict in verdicts.items()
+        if verdict.status > max(Status[before.get(check, Status.PASS.name)], Status.INCONCLUSIVE)
+    )
+
+
+@stage()
+def keep_verdicts(pipeline: str, verdicts: dict[str, Verdict], as_of: datetime) -> None:
+    """Keep what was found; from then on it is no news."""
+    record_verdicts(open_context(pipeline).lake, verdicts, as_of, moment(None))
 
 
 @flow(name="monitor", flow_run_name="monitor {pipeline}")
@@ -135,7 +141,7 @@ async def monitor(pipeline: str = "flights", as_of: datetime | None = None) -> M
     performance = await measure(pipeline, now, model)
     verdicts = {"data": batch.verdict, "drift": drift.verdict, "performance": performance.verdict}
     decision = await decide_retrain(pipeline, verdicts, now)
-    news = await keep_verdicts(pipeline, verdicts, now)
+    news = await find_news(pipeline, verdicts)
     await publish(pipeline, verdicts, drift, decision, (since, now))
     for check in news:
         get_run_logger().warning("%s: %s", EVENTS[check], verdicts[check].reason)
@@ -146,6 +152,8 @@ async def monitor(pipeline: str = "flights", as_of: datetime | None = None) -> M
         )
     if decision.retrain:
         announce("perennial.retrain.needed", pipeline, {"as_of": now.isoformat(), "reason": decision.reason})
+    # Last: killed before, the next run finds the same news once more. An alert may come twice, but is never left out.
+    await keep_verdicts(pipeline, verdicts, now)
     return MonitorSummary(verdicts, decision, news)
 
 
@@ -177,6 +185,7 @@ def _no_predictions(context: Context) -> pl.DataFrame:
             EVENT_TIMESTAMP: pl.Datetime("us", "UTC"),
             **{f.name: kinds[f.kind] for f in context.spec.features},
             SCORE: pl.Float64(),
+            MODEL_VERSION: pl.String(),
             CREATED_TIMESTAMP: pl.Datetime("us", "UTC"),
         }
     )

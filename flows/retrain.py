@@ -17,6 +17,7 @@ from features.lake import EVENT_TIMESTAMP
 from flows.context import announce, champion, moment, open_context, predictor
 from flows.monitor import REFERENCE_FILE
 from flows.stage import stage
+from perennial.errors import UsageError
 from pipelines.spec import Family
 from rollout.ledger import Model
 from serving.batch import SCORE
@@ -26,7 +27,7 @@ from training.decision import hindrance
 from training.export import export
 from training.fit import Candidate, fit
 from training.gate import GateResult, compare, evaluate, render_markdown
-from training.history import Retrain, champion_history, record_retrain
+from training.history import Retrain, champion_history, record_begin, record_retrain, trained_as_of
 from training.importance import importance
 from training.registry import ModelVersion
 from validation.profile import build_reference
@@ -59,6 +60,29 @@ def check_again(pipeline: str, as_of: datetime) -> str | None:
     context = open_context(pipeline)
     history = champion_history(context.lake, context.ledger, context.spec, as_of)
     return hindrance(history, context.spec.retrain, as_of) if history.trained_as_of else None
+
+
+@stage()
+def begin(pipeline: str, as_of: datetime, reason: str, family: Family) -> None:
+    """Keep that this retrain begins, unless its comparison would be unfair."""
+    context = open_context(pipeline)
+    refuse_hindsight(pipeline, champion(context), as_of)
+    record_begin(context.lake, as_of, reason, family, moment(None))
+
+
+def refuse_hindsight(pipeline: str, model: Model | None, as_of: datetime) -> None:
+    """Refuse to compare on rows that the champion may have learned from; those of its own moment it has not.
+
+    Raises:
+        UsageError: the champion was trained as of a later moment.
+    """
+    trained = trained_as_of(model.uri) if model else None
+    if model and trained and trained > as_of:
+        raise UsageError(
+            f"{pipeline} cannot be retrained as of {as_of:%Y-%m-%d %H:%M} UTC: its champion, version {model.version}, was "
+            f"trained as of {trained:%Y-%m-%d %H:%M} UTC and knows the rows they would be compared on; "
+            "choose an --as-of that is not before the champion's"
+        )
 
 
 @stage()
@@ -105,6 +129,8 @@ def write_bundle(pipeline: str, training_set: TrainingSet, candidate: Candidate)
 @stage()
 def compare_models(pipeline: str, training_set: TrainingSet, bundle: Path, model: Model | None) -> GateResult:
     """Champion and candidate on the same newest rows, which neither has learned from."""
+    # Again: another champion may have been promoted while this candidate was fitted.
+    refuse_hindsight(pipeline, model, training_set.as_of)
     spec = open_context(pipeline).spec
     labels = training_set.holdout.get_column(LABEL).to_numpy()
     candidate = evaluate(predictor(str(bundle)).predict(training_set.holdout), labels)
@@ -114,7 +140,13 @@ def compare_models(pipeline: str, training_set: TrainingSet, bundle: Path, model
 
 @stage()
 def register(
-    pipeline: str, training_set: TrainingSet, bundle: Path, candidate: Candidate, gate: GateResult, reason: str
+    pipeline: str,
+    training_set: TrainingSet,
+    bundle: Path,
+    candidate: Candidate,
+    gate: GateResult,
+    model: Model | None,
+    reason: str,
 ) -> ModelVersion:
     """Keep the candidate in MLflow with its metrics and where its data came from; the better one becomes challenger."""
     context = open_context(pipeline)
@@ -128,7 +160,12 @@ def register(
             **{f"candidate_{row.metric}": row.candidate for row in gate.rows},
             **{f"champion_{row.metric}": row.champion for row in gate.rows if math.isfinite(row.champion)},
         },
-        tags={"as_of": training_set.as_of.isoformat(), "reason": reason, "gate": outcome},
+        tags={
+            "as_of": training_set.as_of.isoformat(),
+            "reason": reason,
+            registry.GATE: outcome,
+            **({registry.COMPARED_WITH: model.version} if model else {}),
+        },
         lineage={f"snapshot.{table}": snapshot for table, snapshot in training_set.snapshots.items()},
     )
     if outcome == "accepted":
@@ -148,7 +185,7 @@ async def retrain(
 
     Args:
         pipeline: Name of the pipeline, a folder below `pipelines/`.
-        as_of: The moment as which history is read, UTC; none = now.
+        as_of: The moment as which history is read, UTC; none = now. Not before that of the champion.
         family: The model family; none = the pipeline's own.
         reason: Why, for the record.
         force: Retrain even during the cooldown, a rollout, or with few new labels. Off for retrains that monitoring asks for.
@@ -157,18 +194,27 @@ async def retrain(
     if not force and (hindered := await check_again(pipeline, now)):
         get_run_logger().info("no retrain: %s", hindered)
         return RetrainSummary("skipped", hindered, None, None)
+    family = family or context.spec.model.family
+    await begin(pipeline, now, reason, family)
     training_set = await assemble(pipeline, now)
-    candidate = await train(pipeline, training_set, family or context.spec.model.family)
+    candidate = await train(pipeline, training_set, family)
     bundle = await write_bundle(pipeline, training_set, candidate)
     incumbent = champion(context)
     gate = await compare_models(pipeline, training_set, bundle, incumbent)
-    version = await register(pipeline, training_set, bundle, candidate, gate, reason)
+    version = await register(pipeline, training_set, bundle, candidate, gate, incumbent, reason)
     outcome = DECISIONS.get(gate.verdict.status, "held")
-    auc = next(row for row in gate.rows if row.metric == "auc")
+    auc = next((row for row in gate.rows if row.metric == "auc"), None)
     record_retrain(
         context.lake,
         Retrain(
-            now, reason, candidate.family, outcome, gate.verdict.reason, auc.champion, auc.candidate, version.version
+            as_of=now,
+            reason=reason,
+            family=candidate.family,
+            decision=outcome,
+            gate_reason=gate.verdict.reason,
+            champion_auc=auc.champion if auc else math.nan,
+            candidate_auc=auc.candidate if auc else math.nan,
+            version=version.version,
         ),
         moment(None),
     )

@@ -178,7 +178,7 @@ def rollout(pipeline: PipelineName, as_of: AsOf = None) -> None:
 def release(
     pipeline: PipelineName, version: Annotated[str, typer.Option(help="A registered version, such as 7.")]
 ) -> None:
-    """Make a registered version the challenger by hand, past the gate, and roll it out behind the canary."""
+    """Roll a registered version out behind the canary, whatever its gate said and even if it was rolled back before."""
     connect(pipeline)
     from flows.context import open_context
     from flows.rollout import rollout as flow
@@ -187,8 +187,7 @@ def release(
     context = open_context(pipeline)
     if registry.get(context.settings.mlflow_tracking_uri, pipeline, version) is None:
         raise UsageError(f"{pipeline} has no version {version!r} in MLflow; `perennial retrain {pipeline}` makes one")
-    registry.set_alias(context.settings.mlflow_tracking_uri, pipeline, registry.CHALLENGER, version)
-    print(run(flow(pipeline)))
+    print(run(flow(pipeline, version=version)))
 
 
 @app.command()

@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 
 from features.ingest import DEAD_LETTERS
-from features.labels import LABEL, PREDICTIONS, labels
+from features.labels import LABEL, PREDICTIONS, labels, predictions
 from features.lake import EVENT_TIMESTAMP
 from features.store import ENTITY_KEY, view_table
 from flows.context import Context, predictor
@@ -29,8 +29,8 @@ class Figures:
     events_produced: int = 0
     events_ingested: int = 0
     dead_lettered: int = 0
-    monthly_auc: dict[str, dict[str, float]] = field(default_factory=dict)
-    mean_auc: dict[str, float] = field(default_factory=dict)
+    monthly_auc: dict[str, dict[str, float | None]] = field(default_factory=dict)
+    mean_auc: dict[str, float | None] = field(default_factory=dict)
     drift_alerts: list[dict[str, Any]] = field(default_factory=list)
     retrains: list[dict[str, Any]] = field(default_factory=list)
     promotions: list[dict[str, Any]] = field(default_factory=list)
@@ -65,8 +65,8 @@ def measure(
     figures.dead_lettered = lake.rows(DEAD_LETTERS)
     figures.monthly_auc = monthly_auc(context)
     for name in ("static", "kept_fresh"):
-        values = [month[name] for month in figures.monthly_auc.values()]
-        figures.mean_auc[name] = round(math.fsum(values) / len(values), 4) if values else math.nan
+        values = [auc for month in figures.monthly_auc.values() if (auc := month[name]) is not None]
+        figures.mean_auc[name] = round(math.fsum(values) / len(values), 4) if values else None
     figures.retrains = [
         {
             "reason": r.reason,
@@ -105,11 +105,11 @@ def measure(
     }
 
 
-def monthly_auc(context: Context) -> dict[str, dict[str, float]]:
+def monthly_auc(context: Context) -> dict[str, dict[str, float | None]]:
     """AUC by month of what was predicted, and of what the first champion would have predicted on the same rows."""
     if not context.lake.exists(PREDICTIONS):
         return {}
-    rows = context.lake.read(PREDICTIONS)
+    rows = predictions(context.lake, None, None)
     first_champion = next((e.champion for e in context.ledger.history(context.spec.name) if e.champion), None)
     if first_champion is None:
         return {}
@@ -119,14 +119,14 @@ def monthly_auc(context: Context) -> dict[str, dict[str, float]]:
         static=pl.Series(predictor(first_champion.uri).predict(known)),
         month=pl.col(EVENT_TIMESTAMP).dt.strftime("%Y-%m"),
     )
-    found: dict[str, dict[str, float]] = {}
+    found: dict[str, dict[str, float | None]] = {}
     for (month,), part in sorted(known.group_by("month")):
         if part.height < MONTH_ROWS:
             continue
         outcome = part.get_column(LABEL).to_numpy()
         found[str(month)] = {
-            "static": round(evaluate(part.get_column("static").to_numpy(), outcome)["auc"], 4),
-            "kept_fresh": round(evaluate(part.get_column(SCORE).to_numpy(), outcome)["auc"], 4),
+            "static": _number(evaluate(part.get_column("static").to_numpy(), outcome)["auc"]),
+            "kept_fresh": _number(evaluate(part.get_column(SCORE).to_numpy(), outcome)["auc"]),
         }
     return found
 

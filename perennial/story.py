@@ -145,7 +145,7 @@ class Telling:
         found = await monitor(self.story.pipeline, now)
         self._note(found, now)
         if found.decision.retrain:
-            await self._follow_retrain(now, noticed, traffic)
+            await self._follow_retrain(now, noticed, found.decision.triggers, traffic)
 
     def _note(self, found: MonitorSummary, now: datetime) -> None:
         for check, verdict in found.verdicts.items():
@@ -155,7 +155,9 @@ class Telling:
             self.figures.drift_alerts.append({"as_of": now.isoformat(), "check": check, "reason": reason})
             self.console.print(f"{now:%d %b}  [yellow]alert[/] {check}: {reason[:160]}")
 
-    async def _follow_retrain(self, now: datetime, noticed: datetime, traffic: subprocess.Popen[str]) -> None:
+    async def _follow_retrain(
+        self, now: datetime, noticed: datetime, triggers: tuple[str, ...], traffic: subprocess.Popen[str]
+    ) -> None:
         """The calendar waits while the automation's retrain runs and, if it was accepted, until the new version serves."""
         from flows.runs import wait_for_run
         from training.history import retrains
@@ -175,7 +177,7 @@ class Telling:
             if rollout.state != "Completed":
                 raise StageError(f"the rollout {rollout.name!r} ended as {rollout.state}: {rollout.message}")
             serving = await self._serving()
-            if serving["champion"]["version"] == newest.version:
+            if serving["champion"]["version"] == newest.version and "drift" in triggers:
                 self.figures.drift_to_serving_s.append(round((datetime.now(UTC) - noticed).total_seconds(), 1))
             self.console.print(f"{now:%d %b}  version {serving['champion']['version']} serves")
 
@@ -195,6 +197,7 @@ class Telling:
         announce(
             "perennial.candidate.accepted", self.story.pipeline, {"as_of": now.isoformat(), "version": bad.version}
         )
+        first_s, gone_s = await self._share_comes_and_goes(bad.version, released)
         from flows.runs import wait_for_run
 
         await wait_for_run("rollout", released, RUN_LIMIT_S)
@@ -209,12 +212,12 @@ class Telling:
             )
         serving = await self._serving()
         await asyncio.sleep(1.5)  # the service tells the ledger what it answered once a second
-        answered = self.context.ledger.observations(self.story.pipeline, bad.version, started.at)
+        answered = self.context.ledger.observations(self.story.pipeline, bad.version, started.sequence)
         self.figures.bad_release = {
             "version": bad.version,
-            "rollback_s": round((ended.at - started.at).total_seconds(), 2),
-            "release_to_rollback_s": round((ended.at - released).total_seconds(), 2),
-            "bad_responses": answered.requests,
+            "rollback_s": round(gone_s, 2),
+            "exposed_s": round(gone_s - first_s, 2),
+            "bad_responses": answered.requests - answered.errors,
             "reason": ended.reason,
             "restored_version": serving["champion"]["version"],
             "champion_before": before,
@@ -228,18 +231,44 @@ class Telling:
 
     async def _serving(self) -> dict[str, Any]:
         """Who serves, as the service itself says, once it has caught up with the ledger."""
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            state = self.context.ledger.state(self.story.pipeline)
+            answer = await self._ask_service(f"v1/{self.story.pipeline}/serving")
+            ready = await self._ask_service("ready")
+            if state and ready is not None and answer is not None and answer["sequence"] == state.sequence:
+                return answer
+            await asyncio.sleep(0.2)
+        raise StageError("the scoring service did not follow the ledger within 60 s; see its log")
+
+    async def _share_comes_and_goes(self, version: str, since: datetime) -> tuple[float, float]:
+        """Seconds from a release to the first share that the scoring service gives a version, and to none again."""
+        first_s: float | None = None
+        while (elapsed_s := (datetime.now(UTC) - since).total_seconds()) < RUN_LIMIT_S:
+            answer = await self._ask_service(f"v1/{self.story.pipeline}/serving")
+            challenger = answer["challenger"] if answer else None
+            has_share = challenger is not None and challenger["version"] == version and challenger["share_pct"] > 0
+            if has_share and first_s is None:
+                first_s = elapsed_s
+            elif not has_share and first_s is not None:
+                return first_s, elapsed_s
+            await asyncio.sleep(0.1)
+        what = "kept its share" if first_s is not None else "got no share of the traffic"
+        raise StageError(
+            f"the bad version {version} {what} for {RUN_LIMIT_S:.0f} s; see the rollout runs in the Prefect UI"
+        )
+
+    async def _ask_service(self, path: str) -> dict[str, Any] | None:
+        """What the scoring service answers; None while it is not ready to."""
         import httpx
 
-        deadline, url = time.monotonic() + 60, self.stack.addresses["scoring_url"]
-        async with httpx.AsyncClient(trust_env=False) as client:
-            while time.monotonic() < deadline:
-                state = self.context.ledger.state(self.story.pipeline)
-                ready = await client.get(f"{url}/ready")
-                answer = await client.get(f"{url}/v1/{self.story.pipeline}/serving")
-                if state and ready.is_success and answer.is_success and answer.json()["sequence"] == state.sequence:
-                    return dict(answer.json())
-                await asyncio.sleep(0.2)
-        raise StageError("the scoring service did not follow the ledger within 60 s; see its log")
+        url = self.stack.addresses["scoring_url"]
+        try:
+            async with httpx.AsyncClient(trust_env=False) as client:
+                answer = await client.get(f"{url}/{path}")
+        except httpx.HTTPError as error:
+            raise StageError(f"the scoring service at {url} does not answer ({error!r}); see its log") from error
+        return dict(answer.json()) if answer.is_success else None
 
     async def _until_serving(self, version: str | None, since: datetime) -> None:
         from flows.runs import wait_for_run

@@ -29,12 +29,9 @@ def figures_table(figures: Mapping[str, Any]) -> Table:
     produced, ingested, dead = (figures[k] for k in ("events_produced", "events_ingested", "dead_lettered"))
     table.add_row("events", f"{produced:,} produced = {ingested:,} ingested + {dead:,} dead-lettered")
     for month, auc in figures["monthly_auc"].items():
-        table.add_row(f"AUC {month}", f"trained once {auc['static']:.4f}   kept fresh {auc['kept_fresh']:.4f}")
+        table.add_row(f"AUC {month}", _both(auc))
     if figures["mean_auc"]:
-        means = figures["mean_auc"]
-        table.add_row(
-            "AUC, mean of months", f"trained once {means['static']:.4f}   kept fresh {means['kept_fresh']:.4f}"
-        )
+        table.add_row("AUC, mean of months", _both(figures["mean_auc"]))
     table.add_row("alerts", str(len(figures["drift_alerts"])))
     for retrain in figures["retrains"]:
         champion, candidate = retrain["champion_auc"], retrain["candidate_auc"]
@@ -44,7 +41,8 @@ def figures_table(figures: Mapping[str, Any]) -> Table:
     table.add_row("drift to new champion serving", ", ".join(f"{s} s" for s in figures["drift_to_serving_s"]))
     if bad := figures["bad_release"]:
         answered = f"{bad['bad_responses']} bad answers, version {bad['restored_version']} restored"
-        table.add_row("bad release to 0 % of traffic", f"{bad['rollback_s']} s, {answered}")
+        took = f"{bad['rollback_s']} s, {bad['exposed_s']} s of them with a share"
+        table.add_row("bad release to 0 % of traffic", f"{took}; {answered}")
     if live := figures["live_traffic"]:
         p50, p99 = (f"{live[k]:.1f}" if live[k] else "-" for k in ("p50_ms", "p99_ms"))
         table.add_row("live requests", f"{live['requests']:,}: {live['answers']}, P50 {p50} ms, P99 {p99} ms")
@@ -53,3 +51,8 @@ def figures_table(figures: Mapping[str, Any]) -> Table:
     for stage, happened in figures["stages"].items():
         table.add_row(f"stage {stage}", "[green]happened[/]" if happened else "[red]did not happen[/]")
     return table
+
+
+def _both(auc: Mapping[str, float | None]) -> str:
+    static, kept_fresh = (f"{value:.4f}" if value is not None else "-" for value in (auc["static"], auc["kept_fresh"]))
+    return f"trained once {static}   kept fresh {kept_fresh}"

@@ -227,7 +227,9 @@ class RolloutPolicy(Spec):
         (10.0, 50.0), description="Shares of the traffic, in percent, before promotion."
     )
     min_requests: int = Field(100, gt=0, description="Canary requests a step needs; fewer are INCONCLUSIVE and hold.")
-    max_step_s: float = Field(120.0, gt=0, description="Seconds a step may stay inconclusive before a rollback.")
+    max_step_s: float = Field(
+        120.0, gt=0, description="Seconds a step may stay inconclusive, or its champion unwell, before a rollback."
+    )
     poll_s: float = Field(1.0, gt=0, description="Seconds between two judgements.")
     lease_s: float = Field(
         20.0, gt=0, description="Seconds without a renewal after which routers return to the champion."

@@ -8,6 +8,7 @@ longer follows the latest, is refused, and it goes on from what it reads.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from perennial.errors import ConflictError, UsageError
@@ -25,6 +26,8 @@ def release(
     reason: str,
     as_of: datetime | None,
     now: datetime,
+    *,
+    by_hand: bool = False,
 ) -> Entry:
     """Start the challenger's canary; the very first model, or any if the policy has no steps, is promoted at once.
 
@@ -34,31 +37,33 @@ def release(
         challenger: the model to release.
         policy: its first share, and the length of the lease.
         reason: why, for the record.
-        as_of: the time this release belongs to when history is replayed; None = live. A release of the same model with
-            the same `as_of` is the same release: asking again after it was rolled back does not start it anew.
+        as_of: the time this release belongs to when history is replayed, for the record; None = live.
         now: wall clock, UTC.
+        by_hand: a person asks for it, so a version that was rolled back is released again; otherwise it stays back.
 
     Returns:
-        The entry in force: a new one, or the one there is if this release was made before.
+        The entry in force: a new one, or the one there is if the model serves already, is in its canary, or stays back.
 
     Raises:
         ConflictError: another challenger is in its canary, or another controller wrote first.
     """
     state = ledger.state(pipeline)
-    if state is None or state.champion is None or (not policy.steps_pct and state.challenger is None):
+    if state is None or state.champion is None:
         return ledger.append(_after(state, pipeline, "promote", challenger, None, 0.0, reason, as_of, now))
-    if challenger == state.champion or _was_rolled_back(ledger.history(pipeline), challenger, as_of):
+    if challenger == state.champion or (not by_hand and was_rolled_back(ledger.history(pipeline), challenger)):
         return state
+    if not policy.steps_pct and state.challenger is None:
+        return ledger.append(_after(state, pipeline, "promote", challenger, None, 0.0, reason, as_of, now))
     if state.challenger not in (None, challenger):
         raise ConflictError(
             f"challenger {state.challenger.version!r} of pipeline {pipeline!r} is in its canary at "
             f"{state.share_pct:g} % since {state.at.isoformat()}; wait until it is promoted, or roll it back, "
             f"before releasing {challenger.version!r}"
         )
+    if state.challenger == challenger:
+        return state  # with its lease as it is, by which `run_rollout` knows whether somebody watched it
     # The lease comes first: a canary whose controller dies before the next line is never left without one.
     ledger.renew_lease(pipeline, now + timedelta(seconds=policy.lease_s))
-    if state.challenger == challenger:
-        return state
     share_pct = min(policy.steps_pct)
     return ledger.append(_after(state, pipeline, "start", state.champion, challenger, share_pct, reason, as_of, now))
 
@@ -67,10 +72,11 @@ def rollback(ledger: Ledger, pipeline: str, reason: str, now: datetime) -> Entry
     """Roll back by hand: the canary if there is one, otherwise the champion to the one that served before it.
 
     Returns:
-        The entry in force; asking again with the same reason changes nothing.
+        The entry in force: a new one, or the latest if it is this very call's (same reason, same `now`).
 
     Raises:
-        UsageError: nothing serves, or nothing served before.
+        UsageError: nothing serves, nothing served before, or the latest entry is a rollback for the same reason: a
+            second try at it cannot be told from the wish to return further.
         ConflictError: a controller wrote first; ask again.
     """
     history = ledger.history(pipeline)
@@ -80,7 +86,12 @@ def rollback(ledger: Ledger, pipeline: str, reason: str, now: datetime) -> Entry
             f"pipeline {pipeline!r} has no champion, so there is nothing to roll back; release a model first"
         )
     if state.action == "rollback" and state.reason == reason:
-        return state
+        if state.at == now:
+            return state
+        raise UsageError(
+            f"pipeline {pipeline!r} was rolled back for the reason {reason!r} already: version "
+            f"{state.champion.version!r} serves since {state.at.isoformat()}; give another reason to return further"
+        )
     champion = state.champion if state.challenger else _earlier_champion(history)
     if champion is None:
         raise UsageError(
@@ -91,11 +102,11 @@ def rollback(ledger: Ledger, pipeline: str, reason: str, now: datetime) -> Entry
 
 
 def observe(ledger: Ledger, state: Entry, policy: RolloutPolicy) -> CanaryDecision:
-    """Judge the canary of that entry on what was observed since its step began."""
+    """Judge the canary of that entry on what replicas answered under it: their clocks and the ledger's may differ."""
     if state.champion is None or state.challenger is None:
         raise UsageError(f"pipeline {state.pipeline!r} has no canary to judge; release a challenger first")
-    baseline = ledger.observations(state.pipeline, state.champion.version, state.at)
-    canary = ledger.observations(state.pipeline, state.challenger.version, state.at)
+    baseline = ledger.observations(state.pipeline, state.champion.version, state.sequence)
+    canary = ledger.observations(state.pipeline, state.challenger.version, state.sequence)
     return judge(baseline, canary, policy)
 
 
@@ -136,16 +147,21 @@ def run_rollout(
 ) -> Entry:
     """Renew the lease, judge, reconcile, until the canary is promoted or rolled back.
 
+    A canary that nobody watched until its lease ran out begins its step anew, with an entry of its own: the time in which
+    routers gave it nothing is no time in which it proved nothing.
+
     Args:
         ledger: what is in force, and what was observed.
         pipeline: whose canary.
         policy: the pipeline's.
         now: wall clock, UTC.
         sleep: called with `poll_s` between two judgements.
-        on_entry: called with the entry found and each that follows; after a restart it hears the latest one again.
+        on_entry: called with the entry found and each that follows, up to the one returned; after a restart it hears
+            the latest one again.
 
     Returns:
-        The entry that ended the canary, or the latest one if there is none.
+        The entry that ended the canary found at the start, even if another release followed at once; the latest entry
+        if there was no canary.
 
     Raises:
         UsageError: nothing was ever released.
@@ -156,17 +172,57 @@ def run_rollout(
         raise UsageError(f"nothing was ever released for pipeline {pipeline!r}; release a model first")
     on_entry(state)
     released = state.challenger
-    while state.challenger is not None and state.challenger == released:
+    while state.challenger is not None:
         at = now()
+        # The entry comes before the lease: a controller that dies in between leaves a lapsed lease, and so another entry.
+        found = _begin_anew(ledger, state, at) if _unwatched(ledger, state, policy, at) else state
         ledger.renew_lease(pipeline, at + timedelta(seconds=policy.lease_s))
-        found = reconcile(ledger, state, observe(ledger, state, policy), policy, at)
+        if found.sequence == state.sequence:
+            found = reconcile(ledger, state, observe(ledger, state, policy), policy, at)
         if found.sequence == state.sequence:
             sleep(policy.poll_s)
             found = ledger.state(pipeline) or state  # a person may have rolled back by hand
-        if found.sequence != state.sequence:
-            on_entry(found)
+        # More than one entry may have come meanwhile: sequences have no gaps, so these are all of them.
+        for entry in ledger.history(pipeline)[state.sequence : found.sequence] if found != state else ():
+            on_entry(entry)
+            if entry.challenger != released:
+                return entry
         state = found
     return state
+
+
+def was_rolled_back(history: Sequence[Entry], model: Model) -> bool:
+    """Whether that version was last taken out of service by a rollback, and did not come back since.
+
+    Args:
+        history: a pipeline's entries, oldest first.
+        model: the version in question; where its bundle lies does not matter.
+    """
+    for before, after in zip(reversed(history[:-1]), reversed(history[1:]), strict=True):
+        if _takes_part(after, model):
+            return False
+        if _takes_part(before, model):
+            return after.action == "rollback"
+    return False
+
+
+def _takes_part(entry: Entry, model: Model) -> bool:
+    return any(m is not None and m.version == model.version for m in (entry.champion, entry.challenger))
+
+
+def _unwatched(ledger: Ledger, state: Entry, policy: RolloutPolicy, now: datetime) -> bool:
+    """Whether the lease ran out more than a poll ago; a poll alone may outlast it, if the policy says so."""
+    until = ledger.lease_until(state.pipeline)
+    return until is None or now > until + timedelta(seconds=policy.poll_s)
+
+
+def _begin_anew(ledger: Ledger, state: Entry, now: datetime) -> Entry:
+    """The entry once more, as of now; or the one of somebody who came first."""
+    reason = "taken up again: nobody had judged it since its lease ran out"
+    try:
+        return ledger.append(replace(state, sequence=state.sequence + 1, at=now, reason=reason))
+    except ConflictError:
+        return ledger.state(state.pipeline) or state
 
 
 def _after(
@@ -182,12 +238,6 @@ def _after(
 ) -> Entry:
     sequence = state.sequence + 1 if state else 1
     return Entry(pipeline, sequence, now, action, champion, challenger, share_pct, reason, as_of)
-
-
-def _was_rolled_back(history: Sequence[Entry], challenger: Model, as_of: datetime | None) -> bool:
-    if as_of is None or history[-1].action != "rollback" or len(history) < 2:
-        return False
-    return challenger in (history[-2].challenger, history[-2].champion) and history[-2].as_of == as_of
 
 
 def _earlier_champion(history: Sequence[Entry]) -> Model | None:

@@ -24,6 +24,8 @@ MIN_EVIDENCE = 20
 T_QUANTILE = 3.579
 # Below this, P99 is made by the scheduler and the garbage collector: 1 ms against 3 ms is a ratio of 3 and no loss.
 LATENCY_FLOOR_MS = 5.0
+# So many calls beyond the latency limit, and twice the share that a P99 allows, are no proof, but too many to pass.
+SUSPECT_CALLS, SUSPECT_SHARE = 4, 0.02
 
 ACTIONS: Mapping[Status, Literal["advance", "hold", "rollback"]] = MappingProxyType(
     {Status.PASS: "advance", Status.INCONCLUSIVE: "hold", Status.ERROR: "hold", Status.FAIL: "rollback"}
@@ -47,26 +49,28 @@ def judge(baseline: ArmObservation, canary: ArmObservation, policy: RolloutPolic
         policy: what is tolerated.
 
     Returns:
-        advance (PASS), hold (INCONCLUSIVE: too little was seen; ERROR: the champion itself is unhealthy, so there is
-        nothing sound to compare with or to return to), or rollback (FAIL).
+        advance (PASS), hold (INCONCLUSIVE: too little was seen; ERROR: the champion itself is unwell, so being no worse
+        proves nothing), or rollback (FAIL, also beside an unwell champion).
     """
-    verdict = _baseline_illness(baseline, policy) or worst(
+    verdict = worst(
         check(baseline, canary, policy) for check in (_requests, _invalid, _errors, _latency, _disagreement)
     )
+    if verdict.status is not Status.FAIL:
+        verdict = _baseline_illness(baseline, policy) or verdict
     return CanaryDecision(ACTIONS[verdict.status], verdict)
 
 
-def fisher_p_value(baseline: ArmObservation, canary: ArmObservation) -> float:
+def fisher_p_value(baseline_errors: int, baseline_trials: int, canary_errors: int, canary_trials: int) -> float:
     """How probable at least as many canary errors are if both arms fail alike.
 
     One-sided exact test of a two-by-two table: the upper tail of the hypergeometric distribution (Fisher 1935, The
-    Design of Experiments, section 21). 1.0 without canary requests.
+    Design of Experiments, section 21). 1.0 without canary trials.
     """
-    population, errors, drawn = baseline.requests + canary.requests, baseline.errors + canary.errors, canary.requests
+    population, errors, drawn = baseline_trials + canary_trials, baseline_errors + canary_errors, canary_trials
     every = _log_choose(population, drawn)
     return _probability(
         math.exp(_log_choose(errors, k) + _log_choose(population - errors, drawn - k) - every)
-        for k in range(max(canary.errors, drawn - (population - errors)), min(errors, drawn) + 1)
+        for k in range(max(canary_errors, drawn - (population - errors)), min(errors, drawn) + 1)
     )
 
 
@@ -88,14 +92,19 @@ def disagreement_bound(canary: ArmObservation) -> float:
 
 
 def _baseline_illness(baseline: ArmObservation, policy: RolloutPolicy) -> Verdict | None:
-    if baseline.requests < MIN_EVIDENCE or baseline.error_rate <= policy.max_error_rate_increase:
-        return None
-    return Verdict(
-        Status.ERROR,
-        f"the champion itself fails {baseline.error_rate:.1%} of {baseline.requests} requests "
-        f"(> {policy.max_error_rate_increase:.1%}): nothing to compare with and nothing sound to return to",
-        {"baseline_error_rate": baseline.error_rate, "baseline_requests": baseline.requests},
-    )
+    limit = policy.max_error_rate_increase
+    for what, errors, trials in (
+        ("calls", baseline.failed_calls, baseline.attempts),
+        ("scores", baseline.invalid, baseline.requests),
+    ):
+        if trials >= MIN_EVIDENCE and errors / trials > limit:
+            return Verdict(
+                Status.ERROR,
+                f"the champion itself fails {errors / trials:.1%} of {trials} {what} (> {limit:.1%}): "
+                "nothing sound to compare with",
+                {"baseline_error_rate": errors / trials, f"baseline_{what}": float(trials)},
+            )
+    return None
 
 
 def _requests(baseline: ArmObservation, canary: ArmObservation, policy: RolloutPolicy) -> Verdict:
@@ -109,32 +118,39 @@ def _requests(baseline: ArmObservation, canary: ArmObservation, policy: RolloutP
     return Verdict(Status.PASS, f"{canary.requests} canary requests against {baseline.requests}", seen)
 
 
-def _invalid(baseline: ArmObservation, canary: ArmObservation, policy: RolloutPolicy) -> Verdict:  # noqa: ARG001
+def _invalid(baseline: ArmObservation, canary: ArmObservation, policy: RolloutPolicy) -> Verdict:
     """NaN is a defect of the model, not noise: one is enough, as after a promotion nobody stands in for it."""
-    seen = {"canary_invalid": float(canary.invalid), "baseline_invalid": float(baseline.invalid)}
     if canary.invalid and not baseline.invalid:
         reason = f"{canary.invalid} of {canary.requests} canary scores are NaN or outside 0..1, the champion's are not"
-        return Verdict(Status.FAIL, reason, seen)
-    return Verdict(Status.PASS, f"{canary.invalid} invalid canary scores", seen)
+        return Verdict(Status.FAIL, reason, {"canary_invalid": float(canary.invalid), "baseline_invalid": 0.0})
+    return _rise("invalid", (baseline.invalid, baseline.requests), (canary.invalid, canary.requests), policy)
 
 
 def _errors(baseline: ArmObservation, canary: ArmObservation, policy: RolloutPolicy) -> Verdict:
-    if not baseline.requests or not canary.requests:
-        return Verdict(Status.INCONCLUSIVE, "no requests to take an error rate of")
-    increase, p_value = canary.error_rate - baseline.error_rate, fisher_p_value(baseline, canary)
+    """The rows of a call fail together when it raises: one cause, and so one error, however many they are."""
+    before, after = (baseline.failed_calls, baseline.attempts), (canary.failed_calls, canary.attempts)
+    return _rise("error", before, after, policy)
+
+
+def _rise(what: str, before: tuple[int, int], after: tuple[int, int], policy: RolloutPolicy) -> Verdict:
+    """Whether the canary's rate is too far above the champion's; each is given as (errors, trials)."""
+    if not before[1] or not after[1]:
+        return Verdict(Status.INCONCLUSIVE, f"no requests to take an {what} rate of")
+    baseline_rate, canary_rate = before[0] / before[1], after[0] / after[1]
+    p_value = fisher_p_value(*before, *after)
     seen = {
-        "baseline_error_rate": baseline.error_rate,
-        "canary_error_rate": canary.error_rate,
-        "error_rate_p_value": p_value,
+        f"baseline_{what}_rate": baseline_rate,
+        f"canary_{what}_rate": canary_rate,
+        f"{what}_rate_p_value": p_value,
     }
     reason = (
-        f"canary error rate {canary.error_rate:.1%} of {canary.requests} against {baseline.error_rate:.1%} "
-        f"of {baseline.requests} (p {p_value:.2g})"
+        f"canary {what} rate {canary_rate:.1%} of {after[1]} against {baseline_rate:.1%} of {before[1]} "
+        f"(p {p_value:.2g})"
     )
-    if increase <= policy.max_error_rate_increase:
+    if canary_rate - baseline_rate <= policy.max_error_rate_increase:
         return Verdict(Status.PASS, reason, seen)
     beyond = f"{reason}, more than {policy.max_error_rate_increase:.1%} above"
-    if canary.requests >= MIN_EVIDENCE and p_value < SIGNIFICANCE:
+    if after[1] >= MIN_EVIDENCE and p_value < SIGNIFICANCE:
         return Verdict(Status.FAIL, beyond, seen)
     return Verdict(Status.INCONCLUSIVE, f"{beyond}, which may still be chance", seen)
 
@@ -162,7 +178,11 @@ def _latency(baseline: ArmObservation, canary: ArmObservation, policy: RolloutPo
         f"{slower} of {canary.calls} canary calls took longer than {limit_ms:.1f} ms "
         f"(P99 {canary.latency_p99_ms:.1f} ms against {baseline.latency_p99_ms:.1f} ms, p {p_value:.2g})"
     )
-    return Verdict(Status.FAIL if p_value < SIGNIFICANCE else Status.PASS, reason, seen)
+    if p_value < SIGNIFICANCE:
+        return Verdict(Status.FAIL, reason, seen)
+    if slower >= SUSPECT_CALLS and slower / canary.calls > SUSPECT_SHARE:
+        return Verdict(Status.INCONCLUSIVE, f"{reason}, which may still be chance", seen)
+    return Verdict(Status.PASS, reason, seen)
 
 
 def _disagreement(baseline: ArmObservation, canary: ArmObservation, policy: RolloutPolicy) -> Verdict:  # noqa: ARG001

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import sqlalchemy as sa
-from sqlalchemy.schema import CreateTable
+from sqlalchemy.schema import CreateColumn, CreateTable
 
 from perennial.errors import ConflictError, StateError, UnreachableError, UsageError
 from rollout.observation import ArmObservation, ObservationRow
@@ -114,6 +114,7 @@ _OBSERVATIONS = sa.Table(
     sa.Column("disagreement_sum", sa.Float(53), nullable=False),
     sa.Column("disagreement_squares", sa.Float(53), nullable=False),
     sa.Column("score_sum", sa.Float(53), nullable=False),
+    sa.Column("failed_calls", sa.BigInteger, nullable=False, server_default="0"),
 )
 _OBSERVED = tuple(c.name for c in _OBSERVATIONS.columns)[6:]
 
@@ -204,11 +205,11 @@ class Ledger:
             # The flush was stored before and only its acknowledgement was lost.
             return
 
-    def observations(self, pipeline: str, version: str, since: datetime) -> ArmObservation:
-        """What all replicas observed of the version since then: the sum of rows whose first request is not older."""
+    def observations(self, pipeline: str, version: str, sequence: int) -> ArmObservation:
+        """What all replicas observed of the version under that entry, whatever their clocks say."""
         table = _OBSERVATIONS.c
         query = sa.select(*(table[name] for name in _OBSERVED)).where(
-            table.pipeline == pipeline, table.version == version, table.at >= since
+            table.pipeline == pipeline, table.sequence == sequence, table.version == version
         )
         total = ArmObservation()
         with self._transaction() as connection:
@@ -251,6 +252,10 @@ class Ledger:
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(0x9E4E)))
             for table in _METADATA.sorted_tables:
                 connection.execute(CreateTable(table, if_not_exists=True))
+            # A ledger of before this column was thought of.
+            if "failed_calls" not in {c["name"] for c in sa.inspect(connection).get_columns(_OBSERVATIONS.name)}:
+                added = CreateColumn(_OBSERVATIONS.c.failed_calls).compile(dialect=connection.dialect)
+                connection.execute(sa.text(f"ALTER TABLE {_OBSERVATIONS.name} ADD COLUMN {added}"))
         self._has_tables = True
 
 

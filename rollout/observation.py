@@ -26,6 +26,7 @@ class ArmObservation:
         requests: rows the version was asked to score.
         errors: rows it gave no usable score for: it raised, could not be loaded, or the score was invalid.
         invalid: the errors that were a score outside [0, 1] or NaN.
+        failed_calls: calls that gave nothing; all their rows are errors, of one cause.
         latency_counts: calls by latency; count i is of (edge i-1, edge i] of LATENCY_EDGES_MS, the last one above all.
         pairs: rows that the champion scored too.
         disagreement_sum: sum over the pairs of |own score - champion's score|.
@@ -36,6 +37,7 @@ class ArmObservation:
     requests: int = 0
     errors: int = 0
     invalid: int = 0
+    failed_calls: int = 0
     latency_counts: tuple[int, ...] = NO_LATENCIES
     pairs: int = 0
     disagreement_sum: float = 0.0
@@ -58,6 +60,11 @@ class ArmObservation:
     def calls(self) -> int:
         """Calls that were timed; one call scores one or more rows."""
         return sum(self.latency_counts)
+
+    @property
+    def attempts(self) -> int:
+        """Calls, those that failed too."""
+        return self.calls + self.failed_calls
 
     @property
     def latency_p99_ms(self) -> float:
@@ -112,8 +119,8 @@ def is_valid(scores: Scores) -> npt.NDArray[np.bool_]:
 
 
 def failed(rows: int) -> ArmObservation:
-    """The observation of that many rows for which a version raised or was not there."""
-    return ArmObservation(requests=rows, errors=rows)
+    """The observation of one call with that many rows in which a version raised or was not there."""
+    return ArmObservation(requests=rows, errors=rows, failed_calls=1)
 
 
 def scored(scores: Scores, latency_ms: float, champion: Scores | None = None) -> ArmObservation:

@@ -27,12 +27,13 @@ def next_step(state: Entry, decision: CanaryDecision, policy: RolloutPolicy, now
     Args:
         state: the entry in force, with a challenger; its `at` is when the step began.
         decision: the judge's, on what was observed since then.
-        policy: the shares to go through, and how long a step may stay inconclusive.
+        policy: the shares to go through, and how long a step may stay without a sound judgement.
         now: UTC.
 
     Returns:
-        rollback on a failure, or when a step stayed inconclusive for `max_step_s`; the next larger share on a pass, and
-        promote after the last; else hold. An unhealthy champion (ERROR) holds without a limit: a person has to look.
+        rollback on a failure, or when a step stayed inconclusive or its champion unwell (ERROR) for `max_step_s`: the
+        champion then serves alone, as before the release; the next larger share on a pass, and promote after the last;
+        else hold.
     """
     reason = decision.verdict.reason
     if decision.action == "rollback":
@@ -41,6 +42,11 @@ def next_step(state: Entry, decision: CanaryDecision, policy: RolloutPolicy, now
         larger = [share for share in sorted(policy.steps_pct) if share > state.share_pct]
         return Step("advance", larger[0], reason) if larger else Step("promote", 0.0, reason)
     waited_s = (now - state.at).total_seconds()
-    if decision.verdict.status is Status.INCONCLUSIVE and waited_s >= policy.max_step_s:
-        return Step("rollback", 0.0, f"inconclusive for {waited_s:.0f} s (limit {policy.max_step_s:.0f} s): {reason}")
+    if waited_s >= policy.max_step_s:
+        waited = f"for {waited_s:.0f} s (limit {policy.max_step_s:.0f} s)"
+        if decision.verdict.status is Status.ERROR:
+            return Step(
+                "rollback", 0.0, f"not judged {waited}, as the champion is unwell and a person has to look: {reason}"
+            )
+        return Step("rollback", 0.0, f"inconclusive {waited}: {reason}")
     return Step("hold", state.share_pct, reason)

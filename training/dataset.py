@@ -54,15 +54,15 @@ def build_training_set(spec: PipelineSpec, settings: Settings, lake: Lake, as_of
     Raises:
         UsageError: there is no labelled row before `as_of`.
     """
-    event = spec.event(spec.scored.topic)
-    tables = [event.table, spec.event(spec.label.topic).table, *(view_table(v) for v in spec.views)]
+    event, told = spec.event(spec.scored.topic), spec.event(spec.label.topic)
+    tables = [event.table, told.table, *(view_table(v) for v in spec.views)]
     snapshots = {table: found for table in tables if (found := lake.snapshot_id(table)) is not None}
     for table, snapshot_id in snapshots.items():
         lake.pin(table, snapshot_id, f"training-{as_of:%Y%m%dT%H%M%S}-{snapshot_id}")
     since = as_of - timedelta(seconds=spec.model.history_s) if spec.model.history_s else None
     scored = lake.read(event.table, since, as_of, snapshot_id=snapshots.get(event.table))
     scored = first_of_each(scored, spec.scored.key)
-    known = labels(lake, spec, since, as_of).select(ENTITY_KEY, LABEL)
+    known = labels(lake, spec, since, as_of, snapshots.get(told.table)).select(ENTITY_KEY, LABEL)
     scored = scored.join(known, left_on=spec.scored.key, right_on=ENTITY_KEY, how="inner", maintain_order="left")
     if not scored.height:
         raise UsageError(

@@ -10,7 +10,10 @@ from pipelines.spec import RetrainPolicy
 from validation.verdict import Status, Verdict
 
 TRIGGERS = ("drift", "performance")
+DATA = "data"
 DAY_S = 86_400.0
+RETRY_S = DAY_S
+"""A retrain that did not end is asked for again after a day: not every hour, and not only after a whole cooldown."""
 
 
 @dataclass(frozen=True)
@@ -19,15 +22,18 @@ class ChampionHistory:
 
     Attributes:
         trained_as_of: the moment as which the champion's training data was read; None = there is no champion.
-        last_attempt: as_of of the newest retrain, whatever became of it; None = there was none.
+        last_attempt: as_of of the newest retrain that ended, whatever became of it; None = there was none.
         new_labels: labelled rows that came since trained_as_of; without a champion, all there are.
         rollout_in_flight: whether a challenger is taking over right now.
+        last_unended: as_of of the newest retrain that began and did not end: it still runs, failed or was killed; None =
+            there is none.
     """
 
     trained_as_of: datetime | None
     last_attempt: datetime | None
     new_labels: int
     rollout_in_flight: bool
+    last_unended: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -58,24 +64,25 @@ def decide(
 ) -> RetrainDecision:
     """Decide whether a retrain pays.
 
-    In this order: no champion, yes; a rollout in flight, no; cooldown, no; too few new labels, no; then drift that
-    FAILs, performance that FAILs, or age, yes; otherwise no. A check that is INCONCLUSIVE, could not run or is absent
-    triggers nothing, and the reason says so.
+    In this order: data that FAILs its contract or could not be judged, no; no champion, yes; a rollout in flight, no; an
+    attempt that did not end within the last day, no; cooldown, no; too few new labels, no; then drift that FAILs,
+    performance that FAILs, or age, yes; otherwise no. A check that is INCONCLUSIVE, could not run or is absent triggers
+    nothing, and the reason says so.
 
     Args:
-        verdicts: by check; "drift" and "performance" can trigger, others are only told.
+        verdicts: by check; "drift" and "performance" can trigger, "data" can hinder, others are only told.
         history: of the champion.
         policy: cooldown, age, labels, cost.
         as_of: the moment of the decision (UTC).
     """
     staleness_s = (as_of - history.trained_as_of).total_seconds() if history.trained_as_of else None
     causes = _causes(verdicts, staleness_s, policy)
-    hindered = hindrance(history, policy, as_of)
-    if staleness_s is None:
-        reason = f"retrain: there is no champion; {history.new_labels} labels"
-    elif hindered:
+    hindered = _unfit(verdicts) or (hindrance(history, policy, as_of) if history.trained_as_of else None)
+    if hindered:
         wish = f", although {'; '.join(causes.values())}" if causes else ""
         reason = f"no retrain: {hindered}{wish}"
+    elif staleness_s is None:
+        reason = f"retrain: there is no champion; {history.new_labels} labels"
     elif causes:
         reason = f"retrain: {'; '.join(causes.values())}; {history.new_labels} new labels"
     else:
@@ -83,7 +90,7 @@ def decide(
         age = f"the champion is {_days(staleness_s)} old, at most {_days(policy.max_age_s)}"
         reason = f"no retrain: {', '.join([*(f'{name} passed' for name in passed), age])}"
     return RetrainDecision(
-        retrain=bool(causes) and (staleness_s is None or hindered is None),
+        retrain=bool(causes) and hindered is None,
         reason="; ".join([reason, *_unclear(verdicts)]),
         triggers=tuple(causes),
         cost_usd=policy.cost_usd,
@@ -106,10 +113,26 @@ def _causes(verdicts: Mapping[str, Verdict], staleness_s: float | None, policy: 
     return causes
 
 
+def _unfit(verdicts: Mapping[str, Verdict]) -> str | None:
+    """Why nothing should be learned from the data as it is, as a clause with the mend; None if it may."""
+    data = verdicts.get(DATA)
+    if data is None or data.status < Status.ERROR:
+        return None
+    what = "fails its contract" if data.status is Status.FAIL else "could not be judged"
+    return f"the data {what} ({data.reason}): mend its source or the contract, or retrain by hand"
+
+
 def hindrance(history: ChampionHistory, policy: RetrainPolicy, as_of: datetime) -> str | None:
     """The first thing that speaks against a retrain now, as a clause with numbers; None if nothing does."""
     if history.rollout_in_flight:
         return "a rollout is in flight"
+    if history.last_unended is not None:
+        since_s, wait_s = (as_of - history.last_unended).total_seconds(), min(RETRY_S, policy.cooldown_s)
+        if since_s < wait_s:
+            return (
+                f"the attempt of {_days(since_s)} ago did not end, and the next one waits {_days(wait_s)}; "
+                "see its run, or retrain by hand"
+            )
     if history.last_attempt is not None:
         since_s = (as_of - history.last_attempt).total_seconds()
         if since_s < policy.cooldown_s:
@@ -125,7 +148,9 @@ def _unclear(verdicts: Mapping[str, Verdict]) -> list[str]:
     return absent + [
         f"{name} is {verdict.status.name} ({verdict.reason})"
         for name, verdict in verdicts.items()
-        if not verdict.passed and not (name in TRIGGERS and verdict.status is Status.FAIL)
+        if not verdict.passed
+        and not (name in TRIGGERS and verdict.status is Status.FAIL)
+        and not (name == DATA and verdict.status >= Status.ERROR)
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from datetime import datetime
 
@@ -15,6 +16,7 @@ from serving.predictor import BUNDLE_FILE, read_bundle_file
 from training.decision import ChampionHistory
 
 RETRAINS = "retrains"
+BEGUN = "begun"
 
 
 @dataclass(frozen=True)
@@ -27,8 +29,8 @@ class Retrain:
         family: of the candidate.
         decision: "accepted" (becomes the challenger), "rejected" (worse than the champion) or "held" (a person decides).
         gate_reason: the gate's sentence.
-        champion_auc: of the champion on the holdout; NaN when there was none.
-        candidate_auc: of the candidate on the same rows.
+        champion_auc: of the champion on the holdout; NaN when there was none, or the gate does not look at the AUC.
+        candidate_auc: of the candidate on the same rows; NaN when the gate does not look at the AUC.
         version: the candidate's version in the registry.
     """
 
@@ -42,6 +44,11 @@ class Retrain:
     version: str
 
 
+def record_begin(lake: Lake, as_of: datetime, reason: str, family: str, created: datetime) -> None:
+    """Keep that a retrain begins: one that fails or is killed must not be forgotten."""
+    record_retrain(lake, Retrain(as_of, reason, family, BEGUN, "", math.nan, math.nan, ""), created)
+
+
 def record_retrain(lake: Lake, retrain: Retrain, created: datetime) -> None:
     """Keep what became of a retrain."""
     row = pl.DataFrame([asdict(retrain)]).with_columns(
@@ -52,7 +59,12 @@ def record_retrain(lake: Lake, retrain: Retrain, created: datetime) -> None:
 
 
 def retrains(lake: Lake) -> list[Retrain]:
-    """Every retrain there was, oldest first."""
+    """Every retrain that ended, oldest first."""
+    return [r for r in _all(lake) if r.decision != BEGUN]
+
+
+def _all(lake: Lake) -> list[Retrain]:
+    """The begin and the end of every retrain, by as_of."""
     if not lake.exists(RETRAINS):
         return []
     rows = lake.read(RETRAINS).sort("as_of", CREATED_TIMESTAMP).drop(CREATED_TIMESTAMP)
@@ -65,12 +77,16 @@ def champion_history(lake: Lake, ledger: Ledger, spec: PipelineSpec, as_of: date
     trained = trained_as_of(state.champion.uri) if state and state.champion else None
     label_table = spec.event(spec.label.topic).table
     new = lake.count(label_table, trained, as_of)
-    attempts = [r.as_of for r in retrains(lake) if r.as_of <= as_of]
+    attempts = [r for r in _all(lake) if r.as_of <= as_of]
+    ended = {r.as_of for r in attempts if r.decision != BEGUN}
+    # A retrain of this very moment that did not end is the one that asks, run anew: it goes on.
+    unended = {r.as_of for r in attempts} - ended - {as_of}
     return ChampionHistory(
         trained_as_of=trained,
-        last_attempt=max(attempts, default=None),
+        last_attempt=max(ended, default=None),
         new_labels=new,
         rollout_in_flight=bool(state and state.challenger),
+        last_unended=max(unended, default=None),
     )
 
 

@@ -14,7 +14,7 @@ import os
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -24,6 +24,8 @@ from serving.predictor import BUNDLE_FILE
 
 # MLflow's aliases of who serves, and of who is to.
 CHAMPION, CHALLENGER = "champion", "challenger"
+# Tags of a version: what its gate said, and which version it was held against there.
+GATE, COMPARED_WITH = "gate", "gate.champion"
 FINGERPRINT_TAG = "perennial.fingerprint"
 CONNECT_TIMEOUT_S, ANSWER_TIMEOUT_S = 3.0, 30.0
 PARAMS_PER_CALL, METRICS_PER_CALL, LONGEST_VALUE = 100, 1000, 5000
@@ -37,11 +39,13 @@ class ModelVersion:
         version: MLflow's number, as text.
         uri: of its bundle, for `serving.predictor.load_predictor`.
         run_id: of the run that made it.
+        tags: of the version.
     """
 
     version: str
     uri: str
     run_id: str
+    tags: Mapping[str, str] = field(default_factory=dict)
 
 
 def register(
@@ -175,7 +179,9 @@ class _Server:
             answer = response.json()
         except ValueError:
             answer = {}
-        if response.is_success and isinstance(answer, dict):
+        if not isinstance(answer, dict):
+            answer = {}
+        if response.is_success:
             return answer
         code, message = answer.get("error_code", ""), answer.get("message", response.text[:200])
         if code in accept:
@@ -243,7 +249,8 @@ def _pairs(values: Mapping[str, Any]) -> list[dict[str, str]]:
 
 
 def _version(found: Mapping[str, Any]) -> ModelVersion:
-    return ModelVersion(str(found["version"]), found["source"], found.get("run_id", ""))
+    tags = {pair["key"]: pair["value"] for pair in found.get("tags", ())}
+    return ModelVersion(str(found["version"]), found["source"], found.get("run_id", ""), tags)
 
 
 def _as_uri(artifact_uri: str, tracking_uri: str) -> str:

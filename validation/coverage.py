@@ -13,9 +13,13 @@ DAY_S = 86_400.0
 
 
 def judge_coverage(times: pl.Series, since: datetime, until: datetime) -> Verdict:
-    """Judge whether rows reach back over (nearly) the whole window.
+    """Judge whether rows reach over (nearly) the whole window: back to its begin, and on to its end.
 
     A week that has only seen its Monday differs from any reference by its weekdays alone; that says nothing of the world.
+    And a stream that ended on Monday says nothing of today, however many rows it left behind.
+
+    A tenth may lack at either end: 16.8 h of a week, more than any night without events. Of two days it is 4.8 h, less
+    than the six hours in which no flight is scheduled (04:00 to 10:00 UTC), so a short window ends best by midnight UTC.
 
     Args:
         times: event times of the rows, UTC.
@@ -23,15 +27,19 @@ def judge_coverage(times: pl.Series, since: datetime, until: datetime) -> Verdic
         until: its end.
 
     Returns:
-        PASS when the earliest row lies within the window's first tenth, otherwise INCONCLUSIVE.
+        PASS when the earliest row lies within the window's first tenth and the latest within its last, otherwise
+        INCONCLUSIVE.
     """
     whole_s = (until - since).total_seconds()
-    first = times.min()
-    if not isinstance(first, datetime):
+    first, last = times.min(), times.max()
+    if not isinstance(first, datetime) or not isinstance(last, datetime):
         return Verdict(Status.INCONCLUSIVE, f"the window of {whole_s / DAY_S:.1f} d has no rows", {"covered_s": 0.0})
-    covered_s = (until - first).total_seconds()
-    measured = {"covered_s": covered_s, "window_s": whole_s}
+    covered_s, silent_s = (until - first).total_seconds(), (until - last).total_seconds()
+    measured = {"covered_s": covered_s, "silent_s": silent_s, "window_s": whole_s}
     if covered_s < LEAST_SHARE * whole_s:
         reason = f"rows reach back {covered_s / DAY_S:.1f} d of the window's {whole_s / DAY_S:.1f} d"
+        return Verdict(Status.INCONCLUSIVE, reason, measured)
+    if whole_s - silent_s < LEAST_SHARE * whole_s:
+        reason = f"the newest row is {silent_s / DAY_S:.1f} d old, in a window of {whole_s / DAY_S:.1f} d"
         return Verdict(Status.INCONCLUSIVE, reason, measured)
     return Verdict(Status.PASS, f"rows reach over {covered_s / DAY_S:.1f} d", measured)

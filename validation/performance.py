@@ -17,6 +17,8 @@ from validation.verdict import Status, Verdict
 CONFIDENCE = 0.95
 MIN_CLASS_ROWS = 10
 """Fewer rows of one class leave the variance of the AUC to chance, and with it the interval that decides."""
+MAX_UNSCORED_SHARE = 0.05
+"""More labelled rows than this without a finite score, and the others no longer speak for the model."""
 NAN = float("nan")
 
 
@@ -77,9 +79,9 @@ def measure_performance(
 
     Returns:
         FAIL when even the upper end of the AUC's interval is more than `max_auc_drop` below what is expected;
-        INCONCLUSIVE for too few labels, (nearly) one class only, nothing to expect, or an AUC below that line whose
-        interval still reaches above it; ERROR for scores that are no probabilities, or a column that is missing or
-        has another type; PASS otherwise.
+        INCONCLUSIVE for too few labels, (nearly) one class only, more than `MAX_UNSCORED_SHARE` of the labelled rows
+        without a finite score, nothing to expect, or an AUC below that line whose interval still reaches above it; ERROR
+        for scores that are no probabilities, or a column that is missing or has another type; PASS otherwise.
     """
     unusable = _unusable(predictions.schema)
     if unusable:
@@ -93,7 +95,8 @@ def measure_performance(
     found = auc(score, label)
     is_probability = bool(((score >= 0) & (score <= 1)).all())
     expected = expected_auc if expected_auc is not None and math.isfinite(expected_auc) else None
-    status, reason = _judge(score, label, found, expected, policy)
+    unscored = int(predictions.get_column("label").is_not_null().sum()) - labelled.height
+    status, reason = _judge(score, label, unscored, found, expected, policy)
     measured = {
         "auc": found.value,
         "auc_low": found.low,
@@ -170,6 +173,7 @@ def _midranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
 def _judge(
     score: NDArray[np.float64],
     label: NDArray[np.bool_],
+    unscored: int,
     found: Auc,
     expected: float | None,
     policy: PerformancePolicy,
@@ -179,6 +183,11 @@ def _judge(
     if outside.size:
         return Status.ERROR, (
             f"{outside.size} of {rows} scores are no probabilities, such as {outside[0]:g}; they must lie in 0 to 1"
+        )
+    if unscored > MAX_UNSCORED_SHARE * (rows + unscored):
+        return Status.INCONCLUSIVE, (
+            f"{unscored} of {rows + unscored} labelled rows have no finite score, more than {MAX_UNSCORED_SHARE:.0%}; "
+            "the rest cannot speak for the model"
         )
     if rows < policy.min_rows:
         return Status.INCONCLUSIVE, f"{rows} labelled rows, fewer than the {policy.min_rows} that can be judged"

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from features.events import events_schema
-from features.labels import PREDICTIONS, labels, outcomes
+from features.labels import PREDICTIONS, labels, outcomes, predictions
 from features.lake import Lake
 from perennial.settings import Settings
 from perennial.template.events import SETTLED
@@ -50,8 +50,9 @@ def predict(lake: Lake, *rows: tuple[str, float]) -> None:
             "entity_key": [r[0] for r in rows],
             "event_timestamp": [hours(r[1]) for r in rows],
             "score": [0.5] * len(rows),
+            "created_timestamp": [T0 + timedelta(days=9)] * len(rows),
         },
-        schema_overrides={"event_timestamp": pl.Datetime("us", "UTC")},
+        schema_overrides={n: pl.Datetime("us", "UTC") for n in ("event_timestamp", "created_timestamp")},
     )
     lake.append(PREDICTIONS, frame)
 
@@ -107,3 +108,36 @@ def test_a_window_of_outcomes_leaves_earlier_predictions_out(lake: Lake) -> None
     settle(lake, ("a", 5, True), ("b", 6, False))
     found = outcomes(lake, PIPELINE, hours(1), hours(10))
     assert found.frame.select("entity_key", "label").rows() == [("b", False)]
+
+
+def test_a_label_that_came_after_a_snapshot_is_not_in_it(lake: Lake) -> None:
+    settle(lake, ("a", 3, True))
+    before = lake.snapshot_id(SETTLED.table)
+    settle(lake, ("a", 2, False), ("b", 4, True))
+    assert labels(lake, PIPELINE, None, hours(10), before)["entity_key"].to_list() == ["a"]
+    assert labels(lake, PIPELINE, None, hours(10), before)["label"].to_list() == [True]
+
+
+def test_of_two_predictions_for_a_key_the_first_that_was_made_counts(lake: Lake) -> None:
+    def made(at: float, *rows: tuple[str | None, float]) -> None:
+        frame = pl.DataFrame(
+            {
+                "entity_key": [r[0] for r in rows],
+                "event_timestamp": [hours(1)] * len(rows),
+                "score": [r[1] for r in rows],
+                "created_timestamp": [hours(at)] * len(rows),
+            },
+            schema_overrides={n: pl.Datetime("us", "UTC") for n in ("event_timestamp", "created_timestamp")},
+        )
+        lake.append(PREDICTIONS, frame)
+
+    made(3, ("a", 0.3), (None, 0.1))
+    made(2, ("a", 0.2), ("b", 0.4), (None, 0.1))
+    settle(lake, ("a", 5, True))
+    found = predictions(lake, T0, hours(10))
+    assert sorted(found.drop_nulls().select("entity_key", "score").rows()) == [("a", 0.2), ("b", 0.4)]
+    # What has no key is nobody's duplicate: the contract must see it.
+    assert found["entity_key"].null_count() == 2
+    known = outcomes(lake, PIPELINE, T0, hours(10))
+    assert known.frame.filter(pl.col("entity_key") == "a").select("score", "label").rows() == [(0.2, True)]
+    assert known.labelled_rows == 1

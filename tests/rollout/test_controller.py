@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from perennial.errors import ConflictError, UsageError
 from pipelines.spec import RolloutPolicy
-from rollout.controller import observe, reconcile, release, rollback, run_rollout
+from rollout.controller import observe, reconcile, release, rollback, run_rollout, was_rolled_back
 from rollout.judge import CanaryDecision
 from rollout.ledger import Entry, Ledger, Model
 from rollout.observation import ObservationRow, failed, scored
@@ -49,9 +49,7 @@ class World:
             return
         self.flush += 1
         call = scored(np.array([0.5]), 1.0, np.array([0.5]))
-        canary = failed(self.requests_per_s) if self.broken else call
-        for _ in range(0 if self.broken else self.requests_per_s - 1):
-            canary += call
+        canary = _times(failed(1) if self.broken else call, self.requests_per_s)
         for model, seen in ((state.champion, call), (state.challenger, canary)):
             baseline = seen if model == state.challenger else _times(seen, 100)
             key = ("flights", state.sequence, model.version, "replica", self.flush)
@@ -138,11 +136,73 @@ def test_the_lease_is_renewed_as_long_as_somebody_watches(world):
     assert set(leases) == {timedelta(seconds=20)}
 
 
-def test_releasing_the_same_challenger_again_changes_nothing_but_the_lease(world):
+def test_releasing_the_same_challenger_again_changes_nothing(world):
     started = world.release(world.ledger, V2)
     world.time += timedelta(seconds=5)
     assert world.release(world.ledger, V2) == started
-    assert world.ledger.lease_until("flights") == START + timedelta(seconds=25)
+    assert world.ledger.lease_until("flights") == START + timedelta(seconds=20)
+
+
+def test_a_canary_that_nobody_watched_begins_its_step_anew(world):
+    """Its controller was killed after the first step; the scheduled run comes ten minutes later."""
+    started = world.release(world.ledger, V2)
+    reconcile(world.ledger, started, PASS, POLICY, world.now())
+    world.time += timedelta(minutes=10)
+    world.release(world.ledger, V2)
+    assert world.run(world.ledger).action == "promote"
+    assert [action for action, *_ in story(world.ledger)] == ["promote", "start", "advance", "advance", "promote"]
+    anew = world.ledger.history("flights")[3]
+    assert (anew.share_pct, anew.at) == (50.0, START + timedelta(minutes=10))
+    assert anew.reason == "taken up again: nobody had judged it since its lease ran out"
+
+
+def test_a_canary_whose_lease_lives_is_not_begun_anew(world):
+    world.requests_per_s = 1
+    world.release(world.ledger, V2)
+    world.time += timedelta(seconds=19)
+    assert world.run(world.ledger).at == START + timedelta(seconds=30)
+    assert [action for action, *_ in story(world.ledger)] == ["promote", "start", "rollback"]
+
+
+def test_a_controller_that_was_asleep_itself_begins_the_step_anew(world):
+    world.release(world.ledger, V2)
+    nights = iter([3600.0])
+
+    def sleep(seconds: float) -> None:
+        world.time += timedelta(seconds=next(nights, 0.0))
+        world.sleep(seconds)
+
+    assert run_rollout(world.ledger, "flights", POLICY, world.now, sleep, lambda _: None).action == "promote"
+
+
+def test_a_poll_longer_than_the_lease_does_not_begin_anew_for_ever(world):
+    world.requests_per_s = 1
+    world.release(world.ledger, V2)
+    policy = POLICY.model_copy(update={"poll_s": 25.0})
+    assert run_rollout(world.ledger, "flights", policy, world.now, world.sleep, lambda _: None).action == "rollback"
+    assert [action for action, *_ in story(world.ledger)] == ["promote", "start", "rollback"]
+
+
+def test_of_two_controllers_that_take_a_canary_up_one_writes(world):
+    world.release(world.ledger, V2)
+    world.time += timedelta(minutes=10)
+
+    class Raced:
+        """Another controller comes first, just before this one's first entry."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(world.ledger, name)
+
+        def append(self, entry: Entry) -> Entry:
+            if entry.sequence == 3:
+                world.ledger.append(replace(entry, reason="the other one's"))
+            return world.ledger.append(entry)
+
+    heard: list[Entry] = []
+    assert world.run(Raced(), heard.append).action == "promote"
+    assert heard == world.ledger.history("flights")[1:]
+    assert [e.reason for e in heard][1] == "the other one's"
+    assert [action for action, *_ in story(world.ledger)] == ["promote", "start", "start", "advance", "promote"]
 
 
 def test_releasing_what_serves_already_changes_nothing(world):
@@ -156,12 +216,42 @@ def test_two_challengers_at_once_are_a_conflict_that_names_both(world):
         world.release(world.ledger, V3)
 
 
-def test_a_release_that_was_rolled_back_is_not_started_anew_unless_it_is_a_new_release(world):
+@pytest.mark.parametrize("served", [False, True], ids=["as challenger", "as champion"])
+def test_a_version_that_was_rolled_back_stays_back_unless_a_person_releases_it(world, served):
+    world.release(world.ledger, V2)
+    if served:
+        assert world.run(world.ledger).champion == V2
+    ended = rollback(world.ledger, "flights", "looks odd", world.now())
+    assert ended.champion == V1
+    moved = replace(V2, uri="s3://elsewhere/2")
+    for as_of in (AS_OF, AS_OF + timedelta(days=1), None):
+        assert release(world.ledger, "flights", moved, POLICY, "again", as_of, world.now()) == ended
+    again = release(world.ledger, "flights", V2, POLICY, "fixed", AS_OF, world.now(), by_hand=True)
+    assert (again.action, again.challenger) == ("start", V2)
+    assert world.run(world.ledger).champion == V2
+
+
+@pytest.mark.parametrize("steps_pct", [(), (10.0,)])
+def test_without_steps_too_what_was_rolled_back_stays_back_and_what_serves_is_not_promoted_again(world, steps_pct):
+    policy = POLICY.model_copy(update={"steps_pct": steps_pct})
+    assert release(world.ledger, "flights", V1, policy, "", None, world.now()).sequence == 1
     world.release(world.ledger, V2)
     ended = rollback(world.ledger, "flights", "looks odd", world.now())
-    assert world.release(world.ledger, V2) == ended
-    later = release(world.ledger, "flights", V2, POLICY, "again", AS_OF + timedelta(days=1), world.now())
-    assert later.action == "start"
+    assert release(world.ledger, "flights", V2, policy, "", None, world.now()) == ended
+
+
+@given(st.lists(st.tuples(st.sampled_from(["start", "promote", "rollback"]), st.sampled_from("123")), max_size=12))
+def test_what_was_rolled_back_is_what_a_rollback_took_away_last(moves):
+    history, back = [Entry("flights", 1, START, "promote", V1, None, 0.0, "", None)], set()
+    for action, version in moves:
+        last, model = history[-1], Model(version, "")
+        champion, challenger = (last.champion, model) if action == "start" else (model, None)
+        history.append(
+            replace(last, sequence=last.sequence + 1, action=action, champion=champion, challenger=challenger)
+        )
+        was, now = ({m.version for m in (e.champion, e.challenger) if m} for e in history[-2:])
+        back = (back | (was - now) if action == "rollback" else back - (was - now)) - now
+    assert {m.version for m in (V1, V2, V3) if was_rolled_back(history, m)} == back
 
 
 def test_a_policy_without_steps_promotes_at_once(world):
@@ -174,6 +264,18 @@ def test_a_rollback_by_hand_ends_the_canary_and_once_more_changes_nothing(world)
     first = rollback(world.ledger, "flights", "looks odd", world.now())
     assert (first.action, first.champion, first.challenger, first.share_pct) == ("rollback", V1, None, 0.0)
     assert rollback(world.ledger, "flights", "looks odd", world.now()) == first
+
+
+def test_a_second_rollback_for_the_same_reason_asks_for_another_one(world):
+    world.release(world.ledger, V2)
+    world.run(world.ledger)
+    world.release(world.ledger, V3)
+    first = rollback(world.ledger, "flights", "looks odd", world.now())
+    world.time += timedelta(seconds=1)
+    with pytest.raises(UsageError, match=r"version '2' serves since .*; give another reason to return further"):
+        rollback(world.ledger, "flights", "looks odd", world.now())
+    assert world.ledger.state("flights") == first
+    assert rollback(world.ledger, "flights", "2 looks odd too", world.now()).champion == V1
 
 
 def test_a_rollback_without_a_canary_returns_to_the_champion_before_and_never_to_one_rolled_back(world):
@@ -215,6 +317,21 @@ def test_a_rollback_by_hand_ends_the_loop(world):
 
     last = run_rollout(world.ledger, "flights", POLICY, world.now, sleep, lambda _: None)
     assert (last.action, last.reason) == ("rollback", "stop")
+
+
+@pytest.mark.parametrize("challenger", [V2, V3], ids=["the same", "another"])
+def test_what_comes_back_is_the_end_of_the_own_canary_even_if_another_one_began(world, challenger):
+    world.release(world.ledger, V2)
+    heard: list[Entry] = []
+
+    def sleep(seconds: float) -> None:
+        rollback(world.ledger, "flights", "stop", world.now())
+        release(world.ledger, "flights", challenger, POLICY, "next", None, world.now(), by_hand=True)
+
+    last = run_rollout(world.ledger, "flights", POLICY, world.now, sleep, heard.append)
+    assert (last.action, last.reason) == ("rollback", "stop")
+    assert [e.action for e in heard] == ["start", "rollback"]
+    assert world.ledger.state("flights").challenger == challenger
 
 
 class Killed(BaseException):
@@ -271,6 +388,26 @@ def test_killed_at_any_call_and_run_again_ends_the_same(tmp_path, broken, after)
     assert calls > 10
 
 
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_killed_at_any_call_while_it_takes_a_canary_up_never_costs_a_good_one(tmp_path, after):
+    died, calls = True, 0
+    while died:
+        calls += 1
+        world, died = World(f"sqlite:///{tmp_path / str(calls)}.db"), False
+        world.release(world.ledger, V1)
+        world.release(world.ledger, V2)
+        world.time += timedelta(minutes=10)
+        try:
+            world.run(MortalLedger(world.ledger, calls, after))
+        except Killed:
+            died = True
+        world.run(world.ledger)
+        assert world.ledger.state("flights").champion == V2
+        assert "rollback" not in [action for action, *_ in story(world.ledger)]
+        world.ledger.close()
+    assert calls > 10
+
+
 class Traffic(RuleBasedStateMachine):
     """Releases, decisions (also stale ones), rollbacks and time, in any order."""
 
@@ -283,11 +420,11 @@ class Traffic(RuleBasedStateMachine):
     def teardown(self) -> None:
         self.ledger.close()
 
-    @rule(model=st.sampled_from([V1, V2, V3]), as_of=st.sampled_from([None, AS_OF]))
-    def release(self, model: Model, as_of: datetime | None) -> None:
+    @rule(model=st.sampled_from([V1, V2, V3]), by_hand=st.booleans())
+    def release(self, model: Model, by_hand: bool) -> None:
         try:
-            first = release(self.ledger, "flights", model, POLICY, "r", as_of, self.now)
-            assert release(self.ledger, "flights", model, POLICY, "r", as_of, self.now) == first
+            first = release(self.ledger, "flights", model, POLICY, "r", None, self.now, by_hand=by_hand)
+            assert release(self.ledger, "flights", model, POLICY, "r", None, self.now, by_hand=by_hand) == first
         except ConflictError:
             state = self.ledger.state("flights")
             assert state is not None
@@ -307,12 +444,13 @@ class Traffic(RuleBasedStateMachine):
 
     @rule(reason=st.sampled_from(["a", "b"]))
     def rollback(self, reason: str) -> None:
+        self.now += timedelta(microseconds=1)  # another call, not the same one once more
         try:
             first = rollback(self.ledger, "flights", reason, self.now)
             assert rollback(self.ledger, "flights", reason, self.now) == first
         except UsageError:
             state = self.ledger.state("flights")
-            assert state is None or state.challenger is None
+            assert state is None or state.challenger is None or state.reason == reason
 
     @rule(seconds=st.sampled_from([1, 29, 31]))
     def wait(self, seconds: int) -> None:

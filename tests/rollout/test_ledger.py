@@ -11,7 +11,7 @@ import pytest
 
 from perennial.errors import ConflictError, StateError, UnreachableError, UsageError
 from rollout.ledger import Entry, Ledger, Model
-from rollout.observation import ArmObservation, ObservationRow, scored
+from rollout.observation import ArmObservation, ObservationRow, failed, scored
 
 NOW = datetime(2026, 1, 1, 12, 0, 0, 123456, tzinfo=UTC)
 
@@ -21,15 +21,16 @@ def entry(pipeline: str, sequence: int, **changes: object) -> Entry:
     return replace(plain, **changes)
 
 
-def row(pipeline: str, flush: int, at: datetime = NOW, version: str = "2", score: float = 0.5) -> ObservationRow:
-    return ObservationRow(pipeline, 1, version, "replica", flush, at, scored(np.array([score]), 2.0, np.array([0.25])))
+def row(pipeline: str, flush: int, sequence: int = 1, version: str = "2", score: float = 0.5) -> ObservationRow:
+    observed = scored(np.array([score]), 2.0, np.array([0.25]))
+    return ObservationRow(pipeline, sequence, version, "replica", flush, NOW, observed)
 
 
 def test_a_ledger_nobody_wrote_to_has_no_state(ledger, pipeline):
     assert ledger.state(pipeline) is None
     assert ledger.history(pipeline) == []
     assert ledger.lease_until(pipeline) is None
-    assert ledger.observations(pipeline, "1", NOW) == ArmObservation()
+    assert ledger.observations(pipeline, "1", 1) == ArmObservation()
 
 
 def test_what_is_appended_comes_back_as_it_was(ledger, pipeline):
@@ -108,21 +109,40 @@ def test_a_lease_is_the_one_renewed_last(ledger, pipeline):
     assert ledger.lease_until(pipeline) == NOW + timedelta(seconds=20)
 
 
-def test_observations_add_up_over_flushes_since_a_time(ledger, pipeline):
-    early, late = NOW, NOW + timedelta(seconds=1)
-    ledger.add_observations([row(pipeline, 1, early, score=0.5), row(pipeline, 1, early, version="1")])
-    ledger.add_observations([row(pipeline, 2, late, score=0.75)])
-    both = ledger.observations(pipeline, "2", early)
+def test_observations_add_up_over_the_flushes_of_an_entry(ledger, pipeline):
+    ledger.add_observations([row(pipeline, 1, score=0.5), row(pipeline, 1, version="1")])
+    ledger.add_observations([row(pipeline, 2, score=0.75), row(pipeline, 2, sequence=2)])
+    both = ledger.observations(pipeline, "2", 1)
     assert both == row(pipeline, 1, score=0.5).observed + row(pipeline, 2, score=0.75).observed
     assert (both.requests, both.calls, both.mean_disagreement) == (2, 2, 0.375)
-    assert ledger.observations(pipeline, "2", late).requests == 1
+    assert ledger.observations(pipeline, "2", 2).requests == 1
+
+
+def test_a_replica_whose_clock_is_wrong_counts_all_the_same(ledger, pipeline):
+    ledger.add_observations([replace(row(pipeline, 1), at=NOW - timedelta(days=1))])
+    assert ledger.observations(pipeline, "2", 1).requests == 1
+
+
+def test_failed_calls_are_kept(ledger, pipeline):
+    ledger.add_observations([replace(row(pipeline, 1), observed=failed(20))])
+    assert ledger.observations(pipeline, "2", 1) == failed(20)
+
+
+def test_a_ledger_from_before_failed_calls_were_counted_goes_on(tmp_path):
+    url = f"sqlite:///{tmp_path / 'ledger.db'}"
+    Ledger(url).add_observations([row("flights", 1)])
+    with sqlite3.connect(tmp_path / "ledger.db") as connection:
+        connection.execute("ALTER TABLE serving_observations DROP COLUMN failed_calls")
+    again = Ledger(url)
+    again.add_observations([row("flights", 2)])
+    assert again.observations("flights", "2", 1) == row("flights", 1).observed + row("flights", 2).observed
 
 
 def test_a_flush_that_is_sent_twice_counts_once(ledger, pipeline):
     rows = [row(pipeline, 1), row(pipeline, 1, version="1")]
     ledger.add_observations(rows)
     ledger.add_observations(rows)
-    assert ledger.observations(pipeline, "2", NOW).requests == 1
+    assert ledger.observations(pipeline, "2", 1).requests == 1
 
 
 def test_another_process_sees_what_was_written(tmp_path):

@@ -54,6 +54,7 @@ def test_an_invalid_score_of_the_champion_makes_no_pair():
 def test_a_model_that_raised_failed_every_row_and_has_no_latency():
     observed = failed(7)
     assert (observed.requests, observed.errors, observed.invalid, observed.calls) == (7, 7, 0, 0)
+    assert (observed.failed_calls, observed.attempts) == (1, 1)
 
 
 def test_valid_scores_are_probabilities():

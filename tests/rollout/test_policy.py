@@ -31,7 +31,8 @@ def canary(share_pct: float) -> Entry:
         (10.0, HOLD, 119.9, "hold", 10.0),
         (10.0, HOLD, 120.0, "rollback", 0.0),
         (50.0, FAIL, 0, "rollback", 0.0),
-        (10.0, ILL, 10_000, "hold", 10.0),
+        (10.0, ILL, 119.9, "hold", 10.0),
+        (10.0, ILL, 120.0, "rollback", 0.0),
         (10.0, PASS, 10_000, "advance", 50.0),
     ],
 )
@@ -43,3 +44,10 @@ def test_a_step_follows_from_share_decision_and_time(share_pct, decision, waited
 def test_a_step_that_took_too_long_says_how_long_and_why():
     step = next_step(canary(10.0), HOLD, POLICY, START + timedelta(seconds=130))
     assert step.reason == "inconclusive for 130 s (limit 120 s): too few"
+
+
+def test_a_champion_that_stays_unwell_ends_the_canary_and_asks_for_a_person():
+    step = next_step(canary(10.0), ILL, POLICY, START + timedelta(seconds=130))
+    assert step.reason == (
+        "not judged for 130 s (limit 120 s), as the champion is unwell and a person has to look: champion ill"
+    )

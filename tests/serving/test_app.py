@@ -144,9 +144,9 @@ def test_observations_reach_the_ledger_by_themselves_and_the_last_ones_on_shutdo
         serve("1", "2", 100.0)
         wait_until(lambda: client.get("/ready").status_code == 200)
         client.post("/v1/toys/score", json={"events": [toy_event()]})
-        wait_until(lambda: ledger.observations("toys", "2", clock()).requests == 1)
+        wait_until(lambda: ledger.observations("toys", "2", 1).requests == 1)
         client.post("/v1/toys/score", json={"events": [toy_event()]})
-    assert ledger.observations("toys", "2", clock()).requests == 2
+    assert ledger.observations("toys", "2", 1).requests == 2
 
 
 class NoFeatures:

@@ -65,6 +65,35 @@ OLD = replace(HISTORY, trained_as_of=NOW - 31 * DAY)
             "validation is FAIL (30 % of rows)",
         ),
         (FINE, replace(HISTORY, trained_as_of=None), True, ("no_champion",), "there is no champion"),
+        (
+            {**DRIFTED, "data": Verdict(Status.FAIL, "30 % of rows")},
+            HISTORY,
+            False,
+            ("drift",),
+            "the data fails its contract (30 % of rows): mend its source or the contract, or retrain by hand, although drift",
+        ),
+        (
+            {**FINE, "data": Verdict(Status.ERROR, "no such column")},
+            OLD,
+            False,
+            ("age",),
+            "the data could not be judged (no such column): mend",
+        ),
+        (
+            {**DRIFTED, "data": Verdict(Status.INCONCLUSIVE, "no rows")},
+            HISTORY,
+            True,
+            ("drift",),
+            "data is INCONCLUSIVE (no rows)",
+        ),
+        (
+            DRIFTED,
+            replace(HISTORY, last_unended=NOW - DAY / 24),
+            False,
+            ("drift",),
+            "the attempt of 0.0 d ago did not end, and the next one waits 1.0 d; see its run, or retrain by hand",
+        ),
+        (DRIFTED, replace(HISTORY, last_unended=NOW - DAY), True, ("drift",), "psi 0.40"),
     ],
 )
 def test_a_decision_and_its_reason(
@@ -83,6 +112,13 @@ def test_without_a_champion_nothing_stands_in_the_way() -> None:
     assert decision.retrain
     assert decision.staleness_s is None
     assert not decision.enough_data
+
+
+def test_nothing_is_learned_from_data_that_fails_even_without_a_champion() -> None:
+    history = ChampionHistory(trained_as_of=None, last_attempt=None, new_labels=9_000, rollout_in_flight=False)
+    decision = decide({"data": Verdict(Status.FAIL, "30 % of rows")}, history, POLICY, NOW)
+    assert not decision.retrain
+    assert decision.reason.count("30 % of rows") == 1
 
 
 def test_the_first_hindrance_is_the_one_told() -> None:
@@ -105,13 +141,14 @@ moment = st.one_of(st.none(), st.integers(0, 100 * 86_400).map(lambda s: NOW - t
 histories = st.builds(ChampionHistory, moment, moment, st.integers(0, 10_000), st.booleans())
 
 
-@given(st.dictionaries(st.sampled_from(["drift", "performance", "validation"]), verdict), histories)
+@given(st.dictionaries(st.sampled_from(["data", "drift", "performance", "validation"]), verdict), histories)
 def test_a_retrain_always_has_a_trigger_and_never_a_hindrance(
     verdicts: dict[str, Verdict], history: ChampionHistory
 ) -> None:
     decision = decide(verdicts, history, POLICY, NOW)
     if decision.retrain:
         assert decision.triggers
+        assert "data" not in verdicts or verdicts["data"].status < Status.ERROR
     if decision.retrain and history.trained_as_of is not None:
         assert not history.rollout_in_flight
         assert history.new_labels >= 2_000

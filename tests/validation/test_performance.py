@@ -176,6 +176,26 @@ def test_rows_without_a_finite_score_are_left_out_and_counted():
     assert found.auc == measure_performance(frame.tail(997), 0.76, POLICY).auc
 
 
+@pytest.mark.parametrize(
+    ("holes", "status"), [(50, Status.PASS), (51, Status.INCONCLUSIVE), (900, Status.INCONCLUSIVE)]
+)
+@pytest.mark.parametrize("hole", [None, math.nan, math.inf])
+def test_a_model_that_often_has_no_score_never_passes(holes, status, hole):
+    frame = predictions(rows=1000).with_columns(
+        score=pl.when(pl.int_range(pl.len()) < holes).then(pl.lit(hole, dtype=pl.Float64)).otherwise("score")
+    )
+    found = measure_performance(frame, 0.76, POLICY)
+    assert found.verdict.status is status
+    if status is Status.INCONCLUSIVE:
+        assert f"{holes} of 1000 labelled rows have no finite score, more than 5%" in found.verdict.reason
+
+
+def test_scores_missing_where_no_label_has_come_do_not_count():
+    frame = predictions(rows=1000)
+    waiting = frame.with_columns(score=pl.lit(None, dtype=pl.Float64), label=pl.lit(None, dtype=pl.Boolean))
+    assert measure_performance(pl.concat([frame, waiting]), 0.76, POLICY).verdict.status is Status.PASS
+
+
 def test_scores_that_are_no_probabilities_are_an_error():
     found = measure_performance(predictions().with_columns(pl.col("score") * 10), 0.76, POLICY)
     assert found.verdict.status is Status.ERROR

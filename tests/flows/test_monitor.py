@@ -1,0 +1,162 @@
+"""Monitoring's stages on a lake of their own, and the order in which a run tells and records."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from features.events import events_schema
+from features.labels import PREDICTIONS
+from features.lake import Lake
+from flows import monitor
+from perennial.settings import Settings
+from perennial.template.events import SETTLED
+from perennial.template.pipeline import PIPELINE
+from rollout.ledger import Model
+from training.decision import RetrainDecision
+from validation.log import last_statuses, record_verdicts
+from validation.verdict import Status, Verdict
+
+NOW = datetime(2026, 1, 8, tzinfo=UTC)
+AT = pl.Datetime("us", "UTC")
+ROWS = 600
+
+
+@pytest.fixture
+def lake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lake:
+    found = Lake(Settings(home=tmp_path), "shop")
+    context = SimpleNamespace(lake=found, spec=PIPELINE)
+    monkeypatch.setattr(monitor, "open_context", lambda _: context)
+    monkeypatch.setattr(monitor, "read_bundle_file", lambda *_: json.dumps({"holdout": {"auc": 0.9}}))
+    return found
+
+
+def predicted(lake: Lake, version: str, score: np.ndarray, created: datetime) -> None:
+    times = [NOW - timedelta(days=2)] * ROWS
+    rows = {
+        "entity_key": [f"o{i}" for i in range(ROWS)],
+        "event_timestamp": times,
+        "score": score,
+        "model_version": version,
+    }
+    lake.append(
+        PREDICTIONS,
+        pl.DataFrame(rows).with_columns(pl.col("event_timestamp").cast(AT), created_timestamp=pl.lit(created).cast(AT)),
+    )
+
+
+def settled(lake: Lake, sent_back: np.ndarray) -> None:
+    frame = pl.DataFrame(
+        {
+            "order_id": [f"o{i}" for i in range(ROWS)],
+            "event_timestamp": [NOW - timedelta(days=1)] * ROWS,
+            "product": "hat",
+            "sent_back": sent_back,
+            "kafka_partition": 0,
+            "kafka_offset": range(ROWS),
+            "created_timestamp": [NOW] * ROWS,
+        }
+    )
+    lake.append(SETTLED.table, frame.cast(events_schema(SETTLED)).select(events_schema(SETTLED).keys()))
+
+
+def run(stage: Any, *args: Any) -> Any:
+    return asyncio.run(stage.fn(*args))
+
+
+def test_a_champion_is_judged_by_its_own_predictions(lake: Lake) -> None:
+    truth = np.arange(ROWS) % 3 == 0
+    settled(lake, truth)
+    predicted(lake, "1", np.where(truth, 0.8, 0.2), NOW - timedelta(days=2))
+    assert run(monitor.measure, "shop", NOW, Model("1", "file:///1")).verdict.status is Status.PASS
+    found = run(monitor.measure, "shop", NOW, Model("2", "file:///2"))
+    assert found.verdict.status is Status.INCONCLUSIVE
+    assert found.labelled_rows == 0
+
+
+def test_without_predictions_performance_is_inconclusive(lake: Lake) -> None:
+    assert run(monitor.measure, "shop", NOW, Model("1", "file:///1")).verdict.status is Status.INCONCLUSIVE
+
+
+def test_a_key_predicted_twice_is_validated_once(lake: Lake) -> None:
+    for minute in range(2):
+        predicted(lake, "1", np.full(ROWS, 0.2), NOW + timedelta(minutes=minute))
+    found = run(monitor.validate_window, "shop", NOW - timedelta(days=7), NOW)
+    assert found.valid.height + found.quarantined.height == ROWS
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "is_news"),
+    [
+        (None, "FAIL", True),
+        (None, "ERROR", True),
+        (None, "INCONCLUSIVE", False),
+        ("PASS", "ERROR", True),
+        ("INCONCLUSIVE", "FAIL", True),
+        ("ERROR", "ERROR", False),
+        ("ERROR", "FAIL", True),
+        ("FAIL", "FAIL", False),
+        ("FAIL", "PASS", False),
+    ],
+)
+def test_what_ended_worse_than_the_last_time_is_news(lake: Lake, before: str | None, now: str, is_news: bool) -> None:
+    if before:
+        record_verdicts(lake, {"drift": Verdict(Status[before], "then")}, NOW, NOW)
+    verdicts = {"data": Verdict(Status.PASS, "fine"), "drift": Verdict(Status[now], "now")}
+    assert run(monitor.find_news, "shop", verdicts) == (("drift",) if is_news else ())
+
+
+class Killed(BaseException):
+    """What nothing catches, like a kill."""
+
+
+@pytest.mark.parametrize("killed_at", ["perennial.drift.detected", "perennial.retrain.needed"])
+def test_a_run_killed_while_it_tells_leaves_the_news_for_the_next(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch, killed_at: str
+) -> None:
+    found = {"drift": Verdict(Status.FAIL, "psi 0.4")}
+    told: list[str] = []
+
+    def answer(value: Any) -> Any:
+        async def stage(*_: Any) -> Any:
+            return value
+
+        return stage
+
+    def announce(event: str, *_: Any) -> None:
+        if event == killed_at and not told.count("killed"):
+            told.append("killed")
+            raise Killed
+        told.append(event)
+
+    decision = RetrainDecision(True, "retrain: drift", ("drift",), 0.0, 1.0, 9, True)
+    judged = SimpleNamespace(verdict=Verdict(Status.PASS, "fine"), valid=pl.DataFrame())
+    for name, value in {
+        "champion": lambda _: Model("1", "file:///1"),
+        "get_run_logger": lambda: logging.getLogger(__name__),
+        "validate_window": answer(judged),
+        "find_drift": answer(SimpleNamespace(verdict=found["drift"])),
+        "measure": answer(judged),
+        "decide_retrain": answer(decision),
+        "find_news": monitor.find_news.fn,
+        "keep_verdicts": monitor.keep_verdicts.fn,
+        "publish": answer(None),
+        "announce": announce,
+    }.items():
+        monkeypatch.setattr(monitor, name, value)
+    with pytest.raises(Killed):
+        run(monitor.monitor, "shop", NOW)
+    assert last_statuses(lake) == {}
+    assert run(monitor.monitor, "shop", NOW + timedelta(hours=1)).alerts == ("drift",)
+    assert told[-2:] == ["perennial.drift.detected", "perennial.retrain.needed"]
+    assert last_statuses(lake)["drift"] == "FAIL"
+    assert run(monitor.monitor, "shop", NOW + timedelta(hours=2)).alerts == ()

@@ -1,0 +1,107 @@
+"""What a retrain refuses, and what it keeps."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from features.lake import Lake
+from flows import retrain
+from perennial.errors import UsageError
+from perennial.settings import Settings
+from perennial.template.pipeline import PIPELINE
+from rollout.ledger import Ledger, Model
+from training.gate import compare
+from training.history import champion_history, retrains
+from training.registry import ModelVersion
+
+NOW = datetime(2024, 5, 1, tzinfo=UTC)
+DAY = timedelta(days=1)
+CHAMPION = Model("4", "file:///bundle")
+COMPARE = retrain.compare_models.fn
+
+
+@pytest.fixture
+def lake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lake:
+    """A lake, a champion trained as of NOW, and a gate that looks at the Brier score only."""
+    found = Lake(Settings(home=tmp_path), "shop")
+    context = SimpleNamespace(lake=found, spec=PIPELINE, settings=Settings(home=tmp_path))
+    brier = PIPELINE.gate.model_copy(
+        update={
+            "tolerances": (PIPELINE.gate.tolerances[0].model_copy(update={"metric": "brier", "direction": "lower"}),)
+        }
+    )
+    gate = compare({"brier": 0.2, "rows": 2_000.0}, {"brier": 0.1, "rows": 2_000.0}, brier)
+
+    def answer(value: Any) -> Any:
+        async def stage(*_: Any) -> Any:
+            if isinstance(value, Exception):
+                raise value
+            return value
+
+        return stage
+
+    for name, value in {
+        "open_context": lambda _: context,
+        "champion": lambda _: CHAMPION,
+        "trained_as_of": lambda _: NOW,
+        "get_run_logger": lambda: logging.getLogger(__name__),
+        "begin": retrain.begin.fn,
+        "assemble": answer(None),
+        "train": answer(SimpleNamespace(family="lightgbm")),
+        "write_bundle": answer(tmp_path),
+        "compare_models": answer(gate),
+        "register": answer(ModelVersion("5", "file:///5", "run")),
+        "acreate_markdown_artifact": lambda *_, **__: asyncio.sleep(0),
+        "announce": lambda *_: None,
+    }.items():
+        monkeypatch.setattr(retrain, name, value)
+    return found
+
+
+def run(as_of: datetime, **options: Any) -> retrain.RetrainSummary:
+    found = asyncio.run(retrain.retrain.fn("shop", as_of, **options))
+    assert isinstance(found, retrain.RetrainSummary)
+    return found
+
+
+def test_a_gate_without_an_auc_is_kept_as_nan(lake: Lake) -> None:
+    assert run(NOW + DAY).decision == "accepted"
+    (kept,) = retrains(lake)
+    assert (kept.version, kept.decision) == ("5", "accepted")
+    assert math.isnan(kept.champion_auc)
+    assert math.isnan(kept.candidate_auc)
+
+
+def test_a_moment_before_the_champions_is_refused_with_both_and_the_mend(lake: Lake) -> None:
+    with pytest.raises(UsageError, match=r"as of 2024-04-30 00:00 UTC.*version 4.*2024-05-01 00:00 UTC.*--as-of"):
+        run(NOW - DAY)
+    assert not lake.exists("retrains")
+
+
+def test_a_champion_promoted_meanwhile_is_no_exception(lake: Lake) -> None:
+    with pytest.raises(UsageError, match="version 4"):
+        asyncio.run(COMPARE("shop", SimpleNamespace(as_of=NOW - DAY), Path(), CHAMPION))
+
+
+def test_the_champions_own_moment_can_be_repeated(lake: Lake) -> None:
+    assert run(NOW).version == run(NOW).version == "5"
+
+
+def test_a_retrain_that_fails_is_remembered(lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fails(*_: Any) -> None:
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(retrain, "train", fails)
+    with pytest.raises(OSError, match="disk"):
+        run(NOW + DAY)
+    assert retrains(lake) == []
+    ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
+    assert champion_history(lake, ledger, PIPELINE, NOW + 2 * DAY).last_unended == NOW + DAY
