@@ -11,7 +11,7 @@ ARGS ?=
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(STAMP) ## Watch a model being kept fresh on a year of real flights (ARGS="--help" lists the options)
+demo: $(STAMP) ## Watch a model being kept fresh on real flights (ARGS="--help" lists the options)
 	@$(BIN)/perennial demo $(ARGS)
 
 up: $(STAMP) ## Start the local stack and keep it running until Ctrl-C (ARGS="--help" lists the options)

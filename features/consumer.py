@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from features.events import Record
-from perennial.errors import StateError, UnreachableError
+from perennial.errors import StateError, UnreachableError, UsageError
 from perennial.settings import Settings
 
 if TYPE_CHECKING:
     from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+
+T = TypeVar("T")
 
 # It reports its own orderly closing as errors. What matters to a caller is raised.
 logging.getLogger("kafka").setLevel(logging.CRITICAL)
@@ -39,7 +41,7 @@ class Batch:
 
 @contextmanager
 def _reaching(settings: Settings) -> Iterator[None]:
-    from kafka.errors import KafkaConnectionError, KafkaTimeoutError
+    from kafka.errors import KafkaConfigurationError, KafkaConnectionError, KafkaError, KafkaTimeoutError
 
     try:
         yield
@@ -48,12 +50,41 @@ def _reaching(settings: Settings) -> Iterator[None]:
             f"no Kafka broker answers at {settings.kafka_bootstrap_servers} ({type(error).__name__}); "
             "start one with `perennial up`, or set PERENNIAL_KAFKA_BOOTSTRAP_SERVERS"
         ) from error
+    except KafkaConfigurationError as error:
+        raise UsageError(f"PERENNIAL_KAFKA_OPTIONS cannot be used: {error}; correct them") from error
+    except KafkaError as error:
+        raise StateError(
+            f"Kafka at {settings.kafka_bootstrap_servers} refused: {error!r}; see its log and PERENNIAL_KAFKA_OPTIONS"
+        ) from error
 
 
-def _options(settings: Settings, **ours: Any) -> dict[str, Any]:
-    """How to reach the broker; what the user sets wins."""
-    servers = settings.kafka_bootstrap_servers.split(",")
-    return {"bootstrap_servers": servers, "bootstrap_timeout_ms": 5_000, **ours, **settings.kafka_options}
+def _open(client: Callable[..., T], settings: Settings, **ours: Any) -> T:
+    """A client for the broker; of what the user sets it takes what is meant for its kind, and that wins.
+
+    Raises:
+        UsageError: an address that is none, or an option that no client knows.
+    """
+    from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
+
+    kinds = (KafkaAdminClient, KafkaConsumer, KafkaProducer)
+    if unknown := set(settings.kafka_options).difference(*(kind.DEFAULT_CONFIG for kind in kinds)):
+        raise UsageError(
+            f"PERENNIAL_KAFKA_OPTIONS has {sorted(unknown)}, which kafka-python does not know; correct them"
+        )
+    own = client.DEFAULT_CONFIG  # type: ignore[attr-defined]
+    options = {
+        "bootstrap_servers": settings.kafka_bootstrap_servers.split(","),
+        "bootstrap_timeout_ms": 5_000,
+        **ours,
+        **{key: value for key, value in settings.kafka_options.items() if key in own},
+    }
+    try:
+        return client(**options)
+    except ValueError as error:
+        raise UsageError(
+            f"PERENNIAL_KAFKA_BOOTSTRAP_SERVERS is {settings.kafka_bootstrap_servers!r}, or its options are not usable: "
+            f"{error}; write host:port, several with commas between them"
+        ) from error
 
 
 @contextmanager
@@ -66,8 +97,14 @@ def open_consumer(settings: Settings) -> Iterator[KafkaConsumer]:
     from kafka import KafkaConsumer
 
     with _reaching(settings):
-        consumer = KafkaConsumer(
-            **_options(settings, enable_auto_commit=False, fetch_max_bytes=32 << 20, max_partition_fetch_bytes=8 << 20)
+        consumer = _open(
+            KafkaConsumer,
+            settings,
+            enable_auto_commit=False,
+            # A position that expires while it is read must not become the newest one without a word.
+            auto_offset_reset="none",
+            fetch_max_bytes=32 << 20,
+            max_partition_fetch_bytes=8 << 20,
         )
         try:
             yield consumer
@@ -89,6 +126,8 @@ def read_to_end(
     Raises:
         StateError: the broker no longer has the records at a position (expired, or another broker's data).
     """
+    from kafka.errors import NoOffsetForPartitionError, OffsetOutOfRangeError
+
     partitions = _partitions(consumer, topic)
     for partition in set(positions) - {tp.partition for tp in partitions}:
         if positions[partition]:
@@ -110,7 +149,12 @@ def read_to_end(
     records: list[Record] = []
     stalled = 0
     while any(consumer.position(tp) < ends[tp] for tp in behind):
-        polled = consumer.poll(timeout_ms=POLL_MS, max_records=max_rows - len(records))
+        try:
+            polled = consumer.poll(timeout_ms=POLL_MS, max_records=max_rows - len(records))
+        except (OffsetOutOfRangeError, NoOffsetForPartitionError) as error:
+            raise StateError(
+                f"{topic}: records expired in the broker while they were read ({error!r}); run again to see which are left"
+            ) from error
         stalled = 0 if polled else stalled + 1
         if stalled > STALLED_POLLS:
             raise UnreachableError(
@@ -167,8 +211,8 @@ def open_producer(settings: Settings) -> Iterator[KafkaProducer]:
     from kafka import KafkaProducer
 
     with _reaching(settings):
-        producer = KafkaProducer(
-            **_options(settings, acks="all", linger_ms=20, batch_size=256 << 10, compression_type="lz4")
+        producer = _open(
+            KafkaProducer, settings, acks="all", linger_ms=20, batch_size=256 << 10, compression_type="lz4"
         )
         lost: list[Exception] = []
         sent = 0
@@ -176,6 +220,8 @@ def open_producer(settings: Settings) -> Iterator[KafkaProducer]:
 
         def send_noting_loss(*arguments: Any, **named: Any) -> Any:
             nonlocal sent
+            if lost:
+                raise _did_not_arrive(settings, lost, sent)
             sent += 1
             return send(*arguments, **named).add_errback(lost.append)
 
@@ -187,10 +233,14 @@ def open_producer(settings: Settings) -> Iterator[KafkaProducer]:
         finally:
             producer.close(timeout=10)
         if lost:
-            raise UnreachableError(
-                f"{len(lost)} of {sent} records did not arrive at {settings.kafka_bootstrap_servers} ({lost[0]}); "
-                "see whether the broker is up, then run again"
-            )
+            raise _did_not_arrive(settings, lost, sent)
+
+
+def _did_not_arrive(settings: Settings, lost: Sequence[Exception], sent: int) -> UnreachableError:
+    return UnreachableError(
+        f"{len(lost)} of {sent} records did not arrive at {settings.kafka_bootstrap_servers} ({lost[0]}); "
+        "see whether the broker is up, then run again"
+    )
 
 
 def ensure_topics(settings: Settings, topics: Iterable[str], partitions: int = 1) -> None:
@@ -200,7 +250,7 @@ def ensure_topics(settings: Settings, topics: Iterable[str], partitions: int = 1
     from kafka.errors import TopicAlreadyExistsError
 
     with _reaching(settings):
-        admin = KafkaAdminClient(**_options(settings))
+        admin = _open(KafkaAdminClient, settings)
         try:
             existing = set(admin.list_topics())
             for topic in topics:

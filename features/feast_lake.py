@@ -34,7 +34,7 @@ class LakeSource(IcebergSource):
 
     def get_catalog_client(self) -> PinnedCatalog:
         """The catalog, pinned by the join that is under way."""
-        return PinnedCatalog(self.endpoint, self.warehouse)
+        return PinnedCatalog()
 
     def _to_proto_impl(self) -> Any:
         from feast.protos.feast.core.DataSource_pb2 import DataSource as DataSourceProto
@@ -53,7 +53,6 @@ class LakeSource(IcebergSource):
             name=data_source.name,
             catalog_type=options["catalog_type"],
             catalog_name=options["catalog_name"],
-            endpoint=options["endpoint"],
             warehouse=options["warehouse"],
             namespace=options["namespace"],
             table=options["table"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -16,7 +17,7 @@ from perennial.settings import Settings
 from pipelines.spec import EventSpec, FeatureView, PipelineSpec
 
 DEAD_LETTERS = "dead_letters"
-DEAD_LETTER_KEY = ["topic", "kafka_partition", "kafka_offset"]
+DEAD_LETTER_KEY = ("topic", "kafka_partition", "kafka_offset")
 SOURCE_SNAPSHOT = "perennial.source-snapshot"
 
 
@@ -62,11 +63,12 @@ def ingest_topic(settings: Settings, lake: Lake, event: EventSpec, created: date
     """
     ingested = dead_lettered = 0
     with open_consumer(settings) as consumer:
-        for batch in read_to_end(consumer, event.topic, lake.offsets(event.table)):
+        positions: Mapping[int, int] = lake.offsets(event.table)
+        for batch in read_to_end(consumer, event.topic, positions):
             decoded = decode(batch.records, event, created)
             # Dead letters first: killed in between, they are found again and known by topic, partition and offset.
             keep_dead_letters(settings, lake, decoded.dead_letters)
-            lake.append(event.table, decoded.events, batch.offsets)
+            positions = lake.append(event.table, decoded.events, batch.offsets, read_from=positions).offsets
             ingested += decoded.events.height
             dead_lettered += decoded.dead_letters.height
     if not ingested and not lake.exists(event.table):
@@ -79,7 +81,7 @@ def keep_dead_letters(settings: Settings, lake: Lake, letters: pl.DataFrame) -> 
     if not letters.height:
         return
     if lake.exists(DEAD_LETTERS):
-        letters = letters.join(lake.read(DEAD_LETTERS).select(DEAD_LETTER_KEY), on=DEAD_LETTER_KEY, how="anti")
+        letters = letters.join(lake.read(DEAD_LETTERS, columns=DEAD_LETTER_KEY), on=DEAD_LETTER_KEY, how="anti")
     if not letters.height:
         return
     ensure_topics(settings, {f"{topic}.dlq" for topic in letters.get_column("topic").unique()})

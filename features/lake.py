@@ -8,6 +8,7 @@ double its rows.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from pyiceberg.catalog import Catalog
     from pyiceberg.table import Table
+    from pyiceberg.table.snapshots import Snapshot
 
+LOG = logging.getLogger(__name__)
 OFFSETS = "perennial.offsets"
 TABLE_PROPERTIES = {
     # Retried on top of another writer's commit, an append would double its rows.
@@ -87,6 +90,7 @@ class Lake:
         offsets: Mapping[int, int] | None = None,
         properties: Mapping[str, str] | None = None,
         partition_by: str | None = EVENT_TIMESTAMP,
+        read_from: Mapping[int, int] | None = None,
     ) -> LakeCommit:
         """Append rows, and the Kafka positions they reach, in one atomic commit.
 
@@ -96,12 +100,13 @@ class Lake:
             offsets: next position to read by partition; None leaves the table's positions as they are.
             properties: what else the snapshot says about itself.
             partition_by: timestamp column whose day partitions a new table; None for no partitions.
+            read_from: the table's positions that the rows were read from; None does not look at them.
 
         Returns:
             What was committed.
 
         Raises:
-            ConflictError: another writer committed first; nothing of this append is visible.
+            ConflictError: another writer committed first, or moved the positions since; nothing of this append is visible.
             StateError: the rows do not fit the table, or the disk is full.
         """
         from pyiceberg.exceptions import CommitFailedException
@@ -113,7 +118,14 @@ class Lake:
             with _catalog_answers(self.catalog_uri):
                 target = self._table(table, arrow.schema, partition_by)
                 _check_fits(target, arrow.schema)
-                positions = {**_offsets(target), **(offsets or {})}
+                known = _offsets(target)
+                # The catalog refuses what another writer overtakes from here on; this, what it overtook before.
+                if read_from is not None and known != read_from:
+                    raise ConflictError(
+                        f"another writer moved {self.namespace}.{table} from {dict(read_from)} to {known}; "
+                        "nothing was kept, run it again"
+                    )
+                positions = {**known, **(offsets or {})}
                 with OneCopyTransaction(target) as transaction:
                     transaction.append(arrow, {OFFSETS: json.dumps(positions), **(properties or {})})
         except CommitFailedException as error:
@@ -127,8 +139,16 @@ class Lake:
         snapshot = target.current_snapshot()
         if snapshot is None:
             raise StateError(f"{self.namespace}.{table} has no snapshot after a commit; the catalog is damaged")
-        let_go_of_old_snapshots(target)
+        self._tidy(target)
         return LakeCommit(table, snapshot.snapshot_id, frame.height, positions)
+
+    def _tidy(self, target: Table) -> None:
+        """Housekeeping after a commit, which has happened whatever becomes of this; the next commit tries again."""
+        try:
+            with _catalog_answers(self.catalog_uri):
+                let_go_of_old_snapshots(target)
+        except (StateError, OSError) as error:
+            LOG.warning("old snapshots of %s stay for now: %s", ".".join(target.name()), error)
 
     def pin(self, table: str, snapshot_id: int, name: str) -> None:
         """Keep a snapshot for good, under a name: rows are never lost, but unnamed snapshots are let go with time.
@@ -152,13 +172,18 @@ class Lake:
         Raises:
             StateError: there is no such table or snapshot.
         """
-        return _to_polars(scan(self.existing(table), since, until, columns, snapshot_id).to_arrow())
+        target = self.existing(table)
+        if snapshot_id is not None and target.snapshot_by_id(snapshot_id) is None:
+            raise StateError(
+                f"{self.namespace}.{table} no longer has snapshot {snapshot_id}; read it as it is now, or another snapshot"
+            )
+        return _to_polars(scan(target, since, until, columns, snapshot_id).to_arrow())
 
     def appended_since(self, table: str, snapshot_id: int | None) -> pl.DataFrame:
-        """Rows of the snapshots after `snapshot_id`; all rows there are if it is None, or was let go long ago."""
+        """Rows of the snapshots after `snapshot_id`; all rows there are if it is None, or one in between was let go."""
         target = self.existing(table)
         current = target.current_snapshot()
-        if snapshot_id is None or current is None or target.snapshot_by_id(snapshot_id) is None:
+        if snapshot_id is None or current is None or snapshot_id not in {s.snapshot_id for s in _ancestors(target)}:
             return _to_polars(target.scan().to_arrow())
         if current.snapshot_id == snapshot_id:
             return _to_polars(target.scan(row_filter="false").to_arrow())
@@ -286,8 +311,12 @@ def _catalog_answers(uri: str) -> Iterator[None]:
 def _shown(uri: str) -> str:
     """The address without its password."""
     from sqlalchemy import make_url
+    from sqlalchemy.exc import ArgumentError
 
-    return make_url(uri).render_as_string(hide_password=True)
+    try:
+        return make_url(uri).render_as_string(hide_password=True)
+    except ArgumentError:
+        return "(not a database address)"
 
 
 def _check_fits(table: Table, schema: pa.Schema) -> None:
@@ -328,11 +357,32 @@ def first_of_each(events: pl.DataFrame, key: str) -> pl.DataFrame:
     return events.sort(taken_in).unique([key], keep="first", maintain_order=True)
 
 
-def _offsets(table: Table) -> dict[int, int]:
+def _ancestors(table: Table) -> Iterator[Snapshot]:
+    """The current snapshot and those it came from, newest first, as far as they are kept."""
     snapshot = table.current_snapshot()
-    if snapshot is None or snapshot.summary is None:
-        return {}
-    return {int(partition): int(offset) for partition, offset in json.loads(snapshot.summary[OFFSETS] or "{}").items()}
+    while snapshot is not None:
+        yield snapshot
+        snapshot = table.snapshot_by_id(snapshot.parent_snapshot_id) if snapshot.parent_snapshot_id else None
+
+
+def _offsets(table: Table) -> dict[int, int]:
+    """Positions as of the newest snapshot that tells them: other Iceberg clients commit, too, and know nothing of Kafka.
+
+    Raises:
+        StateError: there are snapshots, but none that is kept tells positions.
+    """
+    seen = False
+    for snapshot in _ancestors(table):
+        told = snapshot.summary[OFFSETS] if snapshot.summary else None
+        if told is not None:
+            return {int(partition): int(offset) for partition, offset in json.loads(told).items()}
+        seen = True
+    if seen:
+        raise StateError(
+            f"no snapshot of {'.'.join(table.name())} that is kept tells its Kafka positions ({OFFSETS}): another program "
+            "rewrote it; roll it back to a snapshot of perennial's, or start with a new PERENNIAL_HOME"
+        )
+    return {}
 
 
 def _to_polars(table: pa.Table) -> pl.DataFrame:

@@ -6,19 +6,20 @@ their lineage as tags.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from features.lake import CREATED_TIMESTAMP, EVENT_TIMESTAMP, open_catalog, scan
+from features.lake import CREATED_TIMESTAMP, EVENT_TIMESTAMP, Lake, scan
 from perennial.errors import StateError
-from perennial.settings import Settings
+from perennial.settings import Settings, settings
 from pipelines.spec import FeatureView, PipelineSpec
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 ENTITY_KEY = "entity_key"
 # To be raised when features/feast_lake.py is stored in another way, so that definitions are applied again.
-SOURCE_VERSION = 1
+SOURCE_VERSION = 2
 
 
 def view_table(view: FeatureView) -> str:
@@ -36,15 +37,17 @@ def view_table(view: FeatureView) -> str:
 
 @dataclass(frozen=True)
 class Pins:
-    """What part of the lake a point-in-time join reads.
+    """Which lake, and what part of it, a point-in-time join reads.
 
     Attributes:
+        lake: the lake's addresses. They may hold a password, so they are not in Feast's registry.
         snapshots: snapshot id by table; a table that is not named is read as it is now.
         since: first event time that can matter, or None.
         until: first event time that cannot, or None.
     """
 
-    snapshots: Mapping[str, int]
+    lake: Settings
+    snapshots: Mapping[str, int] = field(default_factory=dict)
     since: datetime | None = None
     until: datetime | None = None
 
@@ -64,17 +67,19 @@ def _pinned(pins: Pins) -> Iterator[None]:
 class PinnedCatalog:
     """A catalog whose tables are read at the pinned snapshot and range. Feast's reader loads a table and scans all of it."""
 
-    def __init__(self, uri: str, warehouse: str) -> None:
-        self._uri, self._warehouse = uri, warehouse
-
     def load_table(self, name: str) -> PinnedCatalog:
         """The table, ready to be scanned."""
-        self._table = open_catalog(self._uri, self._warehouse).load_table(name)
+        try:
+            self._pins = _PINS.get()
+        except LookupError:  # somebody else's program uses Feast on the registry
+            self._pins = Pins(settings())
+        namespace, table = name.rsplit(".", 1)
+        self._table = Lake(self._pins.lake, namespace).existing(table)
         return self
 
     def scan(self) -> Any:
         """The pinned part of the table."""
-        pins = _PINS.get(Pins({}))
+        pins = self._pins
         snapshot_id = pins.snapshots.get(self._table.name()[-1])
         return scan(self._table, pins.since, pins.until, snapshot_id=snapshot_id)
 
@@ -105,34 +110,26 @@ def repo_config(spec: PipelineSpec, settings: Settings) -> feast.RepoConfig:
 
 
 def open_store(spec: PipelineSpec, settings: Settings) -> feast.FeatureStore:
-    """The pipeline's feature store, its definitions applied if they changed since the last time.
-
-    Raises:
-        StateError: a view's lake table does not exist yet.
-    """
+    """The pipeline's feature store, its definitions applied if they changed since the last time."""
     from features.light_feast import feast
 
     folder = settings.feast_dir / spec.name
     folder.mkdir(parents=True, exist_ok=True)
+    known = (folder / "registry.db").exists()
     store = feast.FeatureStore(config=repo_config(spec, settings))
     applied = folder / "applied.json"
-    definitions = json.dumps(
-        [
-            SOURCE_VERSION,
-            settings.warehouse,
-            settings.catalog_uri,
-            settings.online_store_url,
-            [v.model_dump() for v in spec.views],
-        ]
-    )
-    if not applied.exists() or applied.read_text() != definitions:
-        store.apply(feast_objects(spec, settings))
+    told = [SOURCE_VERSION, str(settings.online_store_url), [v.model_dump() for v in spec.views]]
+    # Only its hash is kept: the address may hold a password.
+    definitions = hashlib.sha256(json.dumps(told).encode()).hexdigest()
+    if not applied.exists() or applied.read_text() != definitions or not known:
+        with _pinned(Pins(settings)):
+            store.apply(feast_objects(spec))
         # Written last: a crash in between applies again, which changes nothing.
         applied.write_text(definitions)
     return store
 
 
-def feast_objects(spec: PipelineSpec, settings: Settings) -> list[Any]:
+def feast_objects(spec: PipelineSpec) -> list[Any]:
     """The pipeline's views as Feast entities and feature views."""
     from features.feast_lake import LakeSource
     from features.light_feast import feast
@@ -154,8 +151,7 @@ def feast_objects(spec: PipelineSpec, settings: Settings) -> list[Any]:
                 name=f"{spec.name}_{view.name}",
                 catalog_type="sql",
                 catalog_name="perennial",
-                endpoint=settings.catalog_uri,
-                warehouse=settings.warehouse,
+                warehouse="by PERENNIAL_LAKE_WAREHOUSE",
                 namespace=spec.name,
                 table=view_table(view),
                 timestamp_field=EVENT_TIMESTAMP,
@@ -181,6 +177,9 @@ def historical(
 
     Returns:
         One row a scored event, in order: `entity_key`, `event_timestamp` and the model's inputs.
+
+    Raises:
+        StateError: a view's table is not in the lake yet, or a snapshot no longer.
     """
     rows = _request_rows(spec, scored).with_row_index("_row")
     if not rows.height or not spec.views:
@@ -194,7 +193,7 @@ def historical(
     store = open_store(spec, settings)
     keys = sorted({v.entity for v in spec.views})
     entities = scored.select(pl.col(key).cast(pl.String) for key in keys).with_row_index("_row").with_columns(times)
-    with _pinned(Pins(snapshots, since=first - reach, until=last + timedelta(microseconds=1))):
+    with _pinned(Pins(settings, snapshots, since=first - reach, until=last + timedelta(microseconds=1))):
         joined = store.get_historical_features(
             entity_df=entities.to_pandas(),
             features=[f"{v.name}:{a.name}" for v in spec.views for a in v.aggregates],

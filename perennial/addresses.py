@@ -72,5 +72,8 @@ def child_environment(settings: Settings, addresses: Mapping[str, str], *, own_p
             "PREFECT_HOME": str(settings.root / "prefect"),
             "PREFECT_WORKER_QUERY_SECONDS": "0.5",
             "PREFECT_DEFAULT_RESULT_STORAGE_BLOCK": f"local-file-system/{RESULTS_BLOCK}",
+            # Slots taken are in the database, their leases by default in memory: a killed server would forget who gives
+            # a slot back, and a deployment's only one would stay taken for ever. On disk a lease runs out (300 s).
+            "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         }
     return environment

@@ -34,21 +34,18 @@ class Claim:
             raise StateError(
                 f"the state root {home} cannot be written ({error.strerror}); give another one in PERENNIAL_HOME"
             ) from error
-        self._file.seek(0)
-        try:
-            written = json.loads(self._file.read() or "{}")
-        except ValueError:
-            written = {}
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
+            other, _ = self._read()
             self._file.close()
             raise StateError(
-                f"a stack already runs on {home}, owned by process {written.get('pid', 'unknown')}; "
+                f"a stack already runs on {home}, owned by process {other}; "
                 "stop that one, or give another home in PERENNIAL_HOME"
             ) from error
         self._owner = owner
-        self.left_over = [ProcessKey(**child) for child in written.get("children", [])]
+        # Read under the lock: until its owner has dropped it, that one may still be starting more.
+        _, self.left_over = self._read()
 
     def record(self, children: Iterable[ProcessKey]) -> None:
         """Write down what would have to be stopped if the owner were killed now."""
@@ -60,3 +57,12 @@ class Claim:
     def release(self) -> None:
         """Give the home back; what is recorded stays for the next owner to stop."""
         self._file.close()
+
+    def _read(self) -> tuple[object, list[ProcessKey]]:
+        """The owner and its children as written down; a damaged file is as good as an empty one."""
+        self._file.seek(0)
+        try:
+            written = json.loads(self._file.read() or "{}")
+            return written.get("pid", "unknown"), [ProcessKey(**child) for child in written.get("children", [])]
+        except (ValueError, TypeError, AttributeError):
+            return "unknown", []

@@ -92,7 +92,7 @@ def replay(
     start, end = moment(from_), moment(to)
     if start >= end:
         raise UsageError(f"--from {from_} is not before --to {to}; the days in between are replayed")
-    if speed is not None and speed <= 0:
+    if speed is not None and not speed > 0:  # nan is not either
         raise UsageError(f"--speed {speed} is not above 0; 1 is real time, 3600 an hour in a second")
     context = open_context(pipeline)
     counts = produce(
@@ -192,13 +192,62 @@ def release(
 
 @app.command()
 def rollback(pipeline: PipelineName, reason: Annotated[str, typer.Option(help="Why, for the record.")]) -> None:
-    """Take the canary out of service, or return from the champion to the one before it."""
+    """Take the canary out of service, or return from the champion to the one before it; withdraw a waiting challenger."""
     from flows.context import moment as now
     from flows.context import open_context
     from rollout.controller import rollback as back
+    from training import registry
 
-    entry = back(open_context(pipeline).ledger, pipeline, reason, now(None))
-    print(f"version {entry.champion.version if entry.champion else None} serves {pipeline}")
+    context = open_context(pipeline)
+    uri = context.settings.mlflow_tracking_uri
+    refused: UsageError | None = None
+    # The ledger first: it decides who serves, and a rollback must not wait for MLflow.
+    try:
+        entry = back(context.ledger, pipeline, reason, now(None))
+        print(f"version {entry.champion.version if entry.champion else None} serves {pipeline}")
+        if entry.champion:
+            registry.set_alias(uri, pipeline, registry.CHAMPION, entry.champion.version)
+    except UsageError as error:
+        refused = error
+    waiting = registry.get(uri, pipeline, registry.CHALLENGER)
+    if waiting is not None:
+        registry.delete_alias(uri, pipeline, registry.CHALLENGER)
+        print(
+            f"version {waiting.version}, the challenger, is withdrawn; `perennial release {pipeline}` would bring it back"
+        )
+    elif refused is not None:
+        raise refused
+
+
+@app.command()
+def traffic(
+    pipeline: PipelineName,
+    day: Annotated[
+        str, typer.Option(help="The day of the pipeline's history whose requests are sent, again and again.")
+    ],
+    per_second: Annotated[float, typer.Option(help="Requests a second.", min=0.1, max=10_000)] = 40.0,
+) -> None:
+    """Send live requests to the scoring service until Ctrl-C; a canary is judged on them."""
+    import threading
+
+    from flows.context import open_context
+    from perennial.settings import settings
+    from perennial.traffic import Traffic, day_requests
+
+    bodies = day_requests(open_context(pipeline).spec, moment(day))
+    if not bodies:
+        raise UsageError(f"--day {day}: the history of {pipeline} has no event to score on that day; choose another")
+    sender = Traffic(settings().scoring_url)
+    sender.wanted.put((bodies, per_second))
+    print(f"{per_second:g} requests a second to {settings().scoring_url}. Ctrl-C stops them.")
+    sending = threading.Thread(target=sender.send, args=(f"/v1/{pipeline}/score",))
+    sending.start()
+    try:
+        sending.join()
+    finally:
+        sender.stopped.set()
+        sending.join()
+        print(sender.report())
 
 
 @app.command()

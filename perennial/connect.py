@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from urllib.error import URLError
+from http.client import HTTPException
 from urllib.request import urlopen
 
 from perennial.addresses import QUIET
@@ -30,7 +30,7 @@ def connect_prefect(settings: Settings) -> None:
         try:
             with urlopen(f"{settings.prefect_api_url}/health", timeout=PROBE_S):
                 pass
-        except (URLError, OSError) as error:
+        except (OSError, ValueError, HTTPException) as error:  # ValueError: it is no URL
             raise UnreachableError(
                 f"no Prefect server answers at {settings.prefect_api_url} ({error}); start one with `perennial up`, "
                 "or set PREFECT_API_URL"

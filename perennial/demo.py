@@ -16,12 +16,13 @@ from pathlib import Path
 
 from rich.console import Console
 
+from perennial.addresses import variable
 from perennial.errors import UsageError
 from perennial.figures import Figures
 from perennial.intake import Intake
 from perennial.memory import PeakMemory
 from perennial.ports import StackPorts, prefer
-from perennial.settings import settings
+from perennial.settings import Settings, settings
 from perennial.stack import Stack, start_stack
 from perennial.story import Story, Telling
 from perennial.tables import figures_table, services_table
@@ -45,7 +46,8 @@ def run_demo(through: datetime, json_file: Path | None, keep: bool) -> int:
         0 if every stage really happened, otherwise 1.
 
     Raises:
-        UsageError: the day is not one of March to December 2013, or the file cannot be written.
+        UsageError: the day is not one of March to December 2013, the file cannot be written, or the folder for the
+            demo's state holds something else.
     """
     if not BOOTSTRAP_UNTIL <= through <= LAST_DAY:
         raise UsageError(
@@ -56,6 +58,9 @@ def run_demo(through: datetime, json_file: Path | None, keep: bool) -> int:
         raise UsageError(f"--json {json_file}: there is no folder {json_file.resolve().parent}; make it first")
     console = Console()
     began = time.monotonic()
+    left_out = _leave_out_addresses()
+    if left_out:
+        console.print(f"The demo has a stack of its own and leaves out {', '.join(left_out)}")
     home = settings().root / "demo"
     os.environ["PERENNIAL_HOME"] = str(home)
     settings.cache_clear()
@@ -91,11 +96,38 @@ def _import_ahead() -> None:
         importlib.import_module(module)
 
 
+def _leave_out_addresses() -> list[str]:
+    """Take every address out of this process's environment: nothing real is to get the demo's inverted model.
+
+    Returns:
+        The names of the variables that were there.
+    """
+    # The options of the Kafka client are those of the broker that is left out.
+    addresses = Settings.model_fields.keys() - {"home", "pipelines_dir"}
+    # Settings are read by either name, whatever the case of its letters.
+    names = {name.lower() for field in addresses for name in (variable(field), f"PERENNIAL_{field}")}
+    left_out = sorted(name for name in os.environ if name.lower() in names)
+    for name in left_out:
+        del os.environ[name]
+    settings.cache_clear()
+    return left_out
+
+
 def _clear(home: Path) -> None:
-    """An earlier demo's state goes, unless its stack still runs."""
-    from perennial.claim import Claim
+    """An earlier demo's state goes, unless its stack still runs.
+
+    Raises:
+        StateError: it does.
+        UsageError: the folder is not an earlier demo's.
+    """
+    from perennial.claim import LOCK_FILE, Claim
     from perennial.processes import stop_trees
 
+    if home.is_dir() and any(home.iterdir()) and not (home / LOCK_FILE).exists():
+        raise UsageError(
+            f"{home} is not empty, and not an earlier demo's (it has no {LOCK_FILE}), so it is not removed; "
+            "move it away, or give another home in PERENNIAL_HOME"
+        )
     home.mkdir(parents=True, exist_ok=True)
     claim = Claim(home, os.getpid())
     try:

@@ -11,8 +11,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
+
+from perennial.errors import UsageError
 
 STACK_FILE = "stack.json"
 
@@ -95,5 +97,20 @@ class _RunningStack(PydanticBaseSettingsSource):
 
 @lru_cache(maxsize=1)
 def settings() -> Settings:
-    """This process's settings, read once. `settings.cache_clear()` reads them again (tests)."""
-    return Settings()
+    """This process's settings, read once. `settings.cache_clear()` reads them again (tests).
+
+    Raises:
+        UsageError: a value cannot be read. It is not repeated: options of the Kafka client hold passwords.
+    """
+    try:
+        return Settings()
+    except SettingsError as error:
+        # Only fields that are not plain text are parsed here, and there is one.
+        raise UsageError(
+            'PERENNIAL_KAFKA_OPTIONS is not JSON; write it as {"security_protocol": "SSL"}, or unset it'
+        ) from error
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        field = str(first["loc"][0]) if first["loc"] else "a setting"
+        name = f"PERENNIAL_{field.upper()}" if field in Settings.model_fields else field
+        raise UsageError(f"{name} cannot be used ({first['msg']}); mend it, or unset it") from error

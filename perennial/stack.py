@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -137,14 +138,17 @@ class Stack:
         self._stopped = True
         # From here on an impatient second Ctrl-C must not leave half of them running.
         self._on_signals(signal.SIG_IGN)
-        (self._root / STACK_FILE).unlink(missing_ok=True)
-        for child in reversed(self._children):
-            stop_trees([child.key])
-        self._claim.record([])
-        self._claim.release()
-        self._http.close()
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+        # Backwards, and each whatever became of the ones before: the last child is the first to be stopped, and a file
+        # that cannot be removed or written is told when everything else has ended.
+        with ExitStack() as ending:
+            for number, handler in self._handlers.items():
+                ending.callback(signal.signal, number, handler if handler is not None else signal.SIG_DFL)
+            ending.callback(self._http.close)
+            ending.callback(self._claim.release)
+            ending.callback(self._claim.record, [])
+            ending.callback((self._root / STACK_FILE).unlink, missing_ok=True)
+            for child in self._children:
+                ending.callback(stop_trees, [child.key])
 
     def __enter__(self) -> Stack:
         return self

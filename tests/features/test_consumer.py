@@ -8,7 +8,7 @@ import pytest
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 
 from features.consumer import Batch, ensure_topics, open_consumer, open_producer, read_to_end, send_dead_letters
-from perennial.errors import StateError, UnreachableError
+from perennial.errors import StateError, UnreachableError, UsageError
 from perennial.settings import Settings
 
 Produce = Callable[[str, Mapping[int, Iterable[bytes | None]]], None]
@@ -199,3 +199,24 @@ def test_dead_letters_keep_key_and_value_and_tell_whence_and_why(kafka_settings:
     assert dict(first.headers) == {"perennial.reason": b"not JSON: at 1", "perennial.source": b"dead.letter.v1[3]@41"}
     assert (second.key, second.value) == (None, b"")  # Kafka takes no record without both
     assert dict(second.headers)["perennial.reason"] == b"a tombstone"
+
+
+def test_an_option_that_no_client_knows_is_named(kafka_settings: Settings) -> None:
+    settings = kafka_settings.model_copy(update={"kafka_options": {"linger": 5}})
+    with pytest.raises(UsageError, match=r"PERENNIAL_KAFKA_OPTIONS has \['linger'\]"), open_consumer(settings):
+        pass
+
+
+def test_an_option_goes_to_the_clients_it_is_meant_for(kafka_settings: Settings) -> None:
+    settings = kafka_settings.model_copy(update={"kafka_options": {"delivery_timeout_ms": 60_000, "linger_ms": 5}})
+    with open_consumer(settings), open_producer(settings):
+        ensure_topics(settings, ["options.v1"])
+
+
+def test_an_address_that_is_none_is_told_in_a_sentence(kafka_settings: Settings) -> None:
+    settings = kafka_settings.model_copy(update={"kafka_bootstrap_servers": "localhost:abc"})
+    with (
+        pytest.raises(UsageError, match="PERENNIAL_KAFKA_BOOTSTRAP_SERVERS is 'localhost:abc'"),
+        open_consumer(settings),
+    ):
+        pass

@@ -24,6 +24,7 @@ from features.lake import Lake
 from features.replay import replay
 from features.store import OnlineFeatures, historical, view_table
 from features.windows import build_features
+from perennial.errors import ConflictError
 from perennial.scaffold import init_pipeline
 from perennial.settings import Settings
 from pipelines.spec import PipelineSpec, add_pipelines_dir, load_pipeline
@@ -263,3 +264,32 @@ def test_ingest_killed_at_any_moment_loses_and_doubles_nothing(
     assert sorted(letters["value"].to_list()) == sorted(BAD * 2)
     assert_same_features(lake, spec)
     assert_online_is_offline(kafka_settings, lake, spec)
+
+
+def test_a_slow_ingest_that_another_overtakes_doubles_nothing_and_goes_on(
+    kafka_settings: Settings, spec: PipelineSpec, lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    event = spec.event(spec.scored.topic)
+    values = encode(spec.replay(FIRST, FIRST + timedelta(days=1))[event.topic], event)
+    ensure_topics(kafka_settings, [event.topic])
+
+    def put(records: list[bytes]) -> None:
+        with open_producer(kafka_settings) as producer:
+            for value in records:
+                producer.send(event.topic, value=value)
+
+    put(values[:50])
+    decode = ingest.decode
+
+    def overtaken(*arguments: Any) -> Any:
+        monkeypatch.setattr(ingest, "decode", decode)
+        put(values[50:])
+        ingest_topic(kafka_settings, Lake(kafka_settings, spec.name), event, NOW)
+        return decode(*arguments)
+
+    monkeypatch.setattr(ingest, "decode", overtaken)
+    with pytest.raises(ConflictError, match="another writer moved"):
+        ingest_topic(kafka_settings, lake, event, NOW)
+    assert ingest_topic(kafka_settings, lake, event, NOW).ingested == 0
+    assert lake.rows(event.table) == len(values)
+    assert lake.offsets(event.table) == {0: len(values)}

@@ -209,3 +209,53 @@ def test_a_catalog_that_somebody_holds_is_told_in_a_sentence(settings: Settings,
         holder.rollback()
         holder.close()
     assert ids(lake.read("sold")) == [0]
+
+
+def test_rows_read_from_positions_that_moved_since_are_refused(lake: Lake) -> None:
+    lake.append("sold", sold(0), {0: 1}, read_from={})
+    lake.append("sold", sold(1, 2), {0: 3}, read_from={0: 1})
+    with pytest.raises(ConflictError, match=r"another writer moved toys\.sold from \{0: 1\} to \{0: 3\}"):
+        lake.append("sold", sold(1), {0: 2}, read_from={0: 1})
+    assert ids(lake.read("sold")) == [0, 1, 2]
+    assert lake.offsets("sold") == {0: 3}
+
+
+def test_positions_survive_a_commit_of_another_iceberg_client(lake: Lake) -> None:
+    lake.append("sold", sold(0, 1, 2), {0: 3})
+    lake.existing("sold").delete("sale = 1")
+    assert ids(lake.read("sold")) == [0, 2]
+    assert lake.offsets("sold") == {0: 3}
+
+
+def test_a_table_whose_positions_are_lost_is_told_instead_of_read_from_its_beginning(lake: Lake) -> None:
+    lake.append("sold", sold(0), {0: 1})
+    table = lake.existing("sold")
+    told = [s.snapshot_id for s in table.metadata.snapshots]
+    table.append(sold(1).to_arrow(compat_level=pl.CompatLevel.oldest()))
+    table.maintenance.expire_snapshots().by_ids(told).commit()
+    with pytest.raises(StateError, match="tells its Kafka positions"):
+        lake.offsets("sold")
+
+
+def test_what_came_after_a_pinned_snapshot_is_found_when_those_between_were_let_go(lake: Lake) -> None:
+    pinned = lake.append("sold", sold(0), {0: 1}).snapshot_id
+    lake.pin("sold", pinned, "training")
+    for number in range(1, 15):
+        lake.append("sold", sold(number), {0: number + 1})
+    # All rows, as where the snapshot itself is gone: what is read twice is built twice, but nothing is left out.
+    assert set(range(1, 15)) <= set(ids(lake.appended_since("sold", pinned)))
+
+
+def test_a_commit_counts_though_tidying_up_after_it_fails(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("features.lake.let_go_of_old_snapshots", fails)
+    assert lake.append("sold", sold(0), {0: 1}).rows == 1
+    assert ids(lake.read("sold")) == [0]
+
+
+def test_a_snapshot_that_never_was_is_told_in_a_sentence(lake: Lake) -> None:
+    lake.append("sold", sold(0))
+    with pytest.raises(StateError, match="no longer has snapshot 7"):
+        lake.read("sold", snapshot_id=7)

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from features.lake import Lake
-from features.store import OnlineFeatures, historical, view_table, write_online
+from features.store import OnlineFeatures, historical, open_store, view_table, write_online
 from perennial.errors import StateError
 from perennial.settings import Settings
 from pipelines.spec import Aggregate, EventField, EventSpec, Feature, FeatureView, LabelSpec, PipelineSpec, ScoredSpec
@@ -177,3 +177,28 @@ def test_request_features_that_lose_a_row_are_refused(settings: Settings) -> Non
     losing = SPEC.model_copy(update={"request_features": lambda f: f.head(1).select("price")})
     with pytest.raises(StateError, match="made 1 rows of 2"):
         historical(losing, settings, asked((1, 1), (1, 2)), {})
+
+
+def kept_by_feast(settings: Settings) -> bytes:
+    return b"".join(path.read_bytes() for path in settings.feast_dir.rglob("*") if path.is_file())
+
+
+def test_no_address_of_the_lake_is_kept_by_feast(tmp_path: Path) -> None:
+    catalog = f"sqlite:///{tmp_path / 'a secret place'}.db"
+    settings = Settings(home=tmp_path / "home", lake_catalog_uri=catalog)
+    Lake(settings, SPEC.name).append(view_table(VIEW), values((1, 0, 9.0)))
+    open_store(SPEC, settings)
+    assert b"shop_prices" in kept_by_feast(settings)
+    assert b"a secret place" not in kept_by_feast(settings)
+
+
+def test_a_registry_that_went_missing_is_made_again(settings: Settings) -> None:
+    Lake(settings, SPEC.name).append(view_table(VIEW), values((1, 0, 9.0)))
+    open_store(SPEC, settings)
+    (settings.feast_dir / SPEC.name / "registry.db").unlink()
+    assert [v.name for v in open_store(SPEC, settings).list_feature_views()] == ["shop_prices"]
+
+
+def test_before_the_first_ingest_the_missing_table_is_told(settings: Settings) -> None:
+    with pytest.raises(StateError, match=r"the lake has no table toys\.features_shop_prices yet"):
+        offline(settings, (1, 5))

@@ -115,6 +115,23 @@ def test_a_prefect_server_that_does_not_answer_is_named(tmp_path: Path) -> None:
     refused(answer, "http://127.0.0.1:9/api", "PREFECT_API_URL")
 
 
+def test_a_prefect_address_that_is_none_is_named(tmp_path: Path) -> None:
+    refused(perennial(tmp_path, "score", "flights", PREFECT_API_URL="nonsense"), "nonsense", "PREFECT_API_URL")
+
+
+@pytest.mark.parametrize("value", ["secret", '"secret"'])
+def test_a_setting_that_cannot_be_read_is_named_and_not_repeated(tmp_path: Path, value: str) -> None:
+    answer = perennial(tmp_path, "rollback", "flights", "--reason", "because", PERENNIAL_KAFKA_OPTIONS=value)
+    refused(answer, "PERENNIAL_KAFKA_OPTIONS", "unset it")
+    assert "secret" not in answer.stderr
+
+
+@pytest.mark.parametrize("speed", ["nan", "0"])
+def test_a_speed_that_is_not_above_zero_is_refused(tmp_path: Path, speed: str) -> None:
+    days = ("--from", "2013-03-01", "--to", "2013-03-02")
+    refused(perennial(tmp_path, "replay", "flights", *days, "--speed", speed), f"--speed {float(speed)}", "above 0")
+
+
 def test_a_half_written_stack_file_is_as_good_as_none(tmp_path: Path) -> None:
     (tmp_path / "stack.json").write_text('{"pid": 12')
     answer = perennial(tmp_path, "rollback", "flights", "--reason", "because")
@@ -141,6 +158,16 @@ def test_a_full_disk_loses_nothing_and_the_next_run_goes_on(small_disk: Path, tm
     for event in spec.events:
         stored = lake.read(event.table)
         assert stored.height == stored.unique(event.event_id).height == produced[event.topic]
+
+
+def test_the_demo_removes_no_folder_but_its_own(tmp_path: Path) -> None:
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo" / "thesis.txt").write_text("years of work")
+    left_out = {"PERENNIAL_DATABASE_URL": "postgresql://db/real", "PREFECT_API_URL": "http://prefect.example/api"}
+    answer = perennial(tmp_path, "demo", **left_out)
+    refused(answer, str(tmp_path / "demo"), "stack.lock", "PERENNIAL_HOME")
+    assert "leaves out PERENNIAL_DATABASE_URL, PREFECT_API_URL" in " ".join(answer.stdout.split())
+    assert [file.name for file in (tmp_path / "demo").iterdir()] == ["thesis.txt"]
 
 
 def test_json_of_the_demo_needs_a_folder_that_is_there(tmp_path: Path) -> None:

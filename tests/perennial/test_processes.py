@@ -1,17 +1,22 @@
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import IO
 
 import psutil
 import pytest
 
-from perennial.claim import Claim
+from perennial.claim import LOCK_FILE, Claim
 from perennial.errors import StateError
+from perennial.ports import StackPorts
 from perennial.processes import ProcessKey, spawn, stop_trees, tail
+from perennial.settings import Settings
+from perennial.stack import Stack
 
 # Starts a grandchild that ignores SIGTERM where told to, says its number, and waits.
 PARENT = """
@@ -102,6 +107,43 @@ def test_a_home_has_one_owner_and_the_next_one_learns_what_was_left(tmp_path: Pa
     second.record([])
     second.release()
     assert Claim(tmp_path / "home", owner=13).left_over == []
+
+
+def test_what_was_left_is_read_once_the_home_is_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = Claim(tmp_path, owner=11)
+    left = ProcessKey(22, 33.5)
+    lock = fcntl.flock
+
+    def end_of_the_first(file: IO[str], how: int) -> None:
+        first.record([left])
+        first.release()
+        lock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", end_of_the_first)
+    assert Claim(tmp_path, owner=12).left_over == [left]
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "3", '{"pid": 1', '{"children": [{"pid": 1}]}', '{"children": 4}', '{"children": [5]}']
+)
+def test_a_damaged_lock_file_is_as_good_as_an_empty_one(tmp_path: Path, text: str) -> None:
+    (tmp_path / LOCK_FILE).write_text(text)
+    first = Claim(tmp_path, owner=11)
+    assert first.left_over == []
+    with pytest.raises(StateError, match="already runs"):
+        Claim(tmp_path, owner=12)
+    first.release()
+
+
+def test_a_stack_file_that_cannot_be_removed_keeps_no_child_running(tmp_path: Path) -> None:
+    (tmp_path / "stack.json" / "x").mkdir(parents=True)
+    stack = Stack(Settings(home=tmp_path), StackPorts(), {}, Claim(tmp_path, os.getpid()), tmp_path, lambda *_: None)
+    child = stack._spawn("sleeper", [sys.executable, "-c", "import time; time.sleep(600)"])
+    with pytest.raises(OSError, match=r"stack\.json"):
+        stack.stop()
+    assert not lives(child.key.pid)
+    stack.stop()
+    assert Claim(tmp_path, owner=12).left_over == []
 
 
 def test_a_home_that_cannot_be_made_is_told_in_a_sentence(tmp_path: Path) -> None:

@@ -63,6 +63,8 @@ def test_children_are_told_the_home_every_address_and_every_setting_that_was_mad
     assert told["PERENNIAL_DATABASE_URL"] == "postgresql://db/x"
     assert json.loads(told["PERENNIAL_KAFKA_OPTIONS"]) == {"acks": 1}
     assert told["PREFECT_HOME"] == str(tmp_path / "home" / "prefect")
+    # What a killed server's runs held is given back by the next one.
+    assert told["PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"].endswith(".filesystem")
     assert told["DO_NOT_TRACK"] == "1"
 
 
