@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from perennial.errors import PerennialError, UsageError
+from perennial.errors import PerennialError, UnreachableError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -204,18 +204,22 @@ def rollback(pipeline: PipelineName, reason: Annotated[str, typer.Option(help="W
     # The ledger first: it decides who serves, and a rollback must not wait for MLflow.
     try:
         entry = back(context.ledger, pipeline, reason, now(None))
-        print(f"version {entry.champion.version if entry.champion else None} serves {pipeline}")
-        if entry.champion:
-            registry.set_alias(uri, pipeline, registry.CHAMPION, entry.champion.version)
+        serves = entry.champion.version if entry.champion else None
+        print(f"version {serves} serves {pipeline}")
     except UsageError as error:
-        refused = error
-    waiting = registry.get(uri, pipeline, registry.CHALLENGER)
-    if waiting is not None:
-        registry.delete_alias(uri, pipeline, registry.CHALLENGER)
-        print(
-            f"version {waiting.version}, the challenger, is withdrawn; `perennial release {pipeline}` would bring it back"
-        )
-    elif refused is not None:
+        refused, serves = error, None
+    try:
+        if serves:
+            registry.set_alias(uri, pipeline, registry.CHAMPION, serves)
+        waiting = registry.get(uri, pipeline, registry.CHALLENGER)
+        if waiting is not None:
+            registry.delete_alias(uri, pipeline, registry.CHALLENGER)
+            refused = None
+            print(f"version {waiting.version}, the challenger, is withdrawn; `perennial release` would bring it back")
+    except UnreachableError as error:
+        if refused is None:
+            print(f"perennial: {error}. Its aliases follow with the next rollout", file=sys.stderr)
+    if refused is not None:
         raise refused
 
 

@@ -125,6 +125,8 @@ def test_a_good_model_is_promoted_under_traffic_and_a_bad_one_taken_back(service
     assert set(versions) == {"1", "2", "3"}
     # The bad one never got past its first share, so it answered those keys and no others.
     assert all(key_pct("3", key) < 10 for _, key, version, _ in answers if version == "3")
+    # The service tells the ledger once a second.
+    wait_until(lambda: ledger.observations("toys", "3", bad.sequence - 1).requests >= versions["3"])
     assert ledger.observations("toys", "3", bad.sequence - 1).requests == versions["3"]
     with httpx.Client(base_url=service) as http:
         after = [http.post("/v1/toys/score", json={"events": [toy_event(f"k{i}")]}).json() for i in range(30)]
