@@ -2,7 +2,7 @@
 
 Every run of a flow is a process of its own, so import time is paid with each. Two thirds of Feast's go into typeguard,
 which rewrites Feast's classes to check the types of every call, and a quarter into torch, which Feast imports for a
-return type that is not used here.
+return type that is not used here. While it is imported, another thread that imports torch is told it is not installed.
 """
 
 from __future__ import annotations

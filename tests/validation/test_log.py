@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from features.lake import Lake
+from perennial.settings import Settings
+from validation.log import VERDICTS, last_statuses, record_verdicts
+from validation.verdict import Status, Verdict
+
+NOW = datetime(2026, 1, 8, tzinfo=UTC)
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    return Lake(Settings(home=tmp_path), "shop")
+
+
+def test_nothing_was_found_before_the_first_run(lake: Lake) -> None:
+    assert last_statuses(lake) == {}
+
+
+def test_the_newest_run_counts_and_every_run_is_kept(lake: Lake) -> None:
+    fine, drifted = Verdict(Status.PASS, "all is well"), Verdict(Status.FAIL, "price moved", {"psi": 0.31})
+    record_verdicts(lake, {"data": fine, "drift": fine}, NOW, NOW)
+    record_verdicts(lake, {"data": fine, "drift": drifted}, NOW + timedelta(days=1), NOW + timedelta(days=1))
+    assert last_statuses(lake) == {"data": "PASS", "drift": "FAIL"}
+    kept = lake.read(VERDICTS).sort("event_timestamp", "check")
+    assert kept["status"].to_list() == ["PASS", "PASS", "PASS", "FAIL"]
+    assert kept["reason"].to_list()[-1] == "price moved"
+    assert json.loads(kept["measurements"].to_list()[-1]) == {"psi": 0.31}
