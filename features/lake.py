@@ -278,6 +278,7 @@ def open_catalog(uri: str, warehouse: str) -> Catalog:
         StateError: the catalog cannot be opened.
     """
     from pyiceberg.catalog import load_catalog
+    from sqlalchemy.exc import OperationalError, ProgrammingError
 
     # pyiceberg takes a file URI's percent signs for parts of the name, so local files go by their plain path.
     location = unquote(urlparse(warehouse).path) if warehouse.startswith("file:") else warehouse
@@ -287,6 +288,9 @@ def open_catalog(uri: str, warehouse: str) -> Catalog:
         if location != warehouse:
             Path(location).mkdir(parents=True, exist_ok=True)
         with _catalog_answers(uri):
+            # Of two processes that open a new catalog at once, one finds the tables made between its look and its making.
+            with suppress(OperationalError, ProgrammingError):
+                return load_catalog("perennial", type="sql", uri=uri, warehouse=location)
             return load_catalog("perennial", type="sql", uri=uri, warehouse=location)
     except OSError as error:
         raise StateError(

@@ -232,7 +232,7 @@ def traffic(
     per_second: Annotated[float, typer.Option(help="Requests a second.", min=0.1, max=10_000)] = 40.0,
 ) -> None:
     """Send live requests to the scoring service until Ctrl-C; a canary is judged on them."""
-    import threading
+    import signal
 
     from flows.context import open_context
     from perennial.settings import settings
@@ -244,14 +244,10 @@ def traffic(
     sender = Traffic(settings().scoring_url)
     sender.wanted.put((bodies, per_second))
     print(f"{per_second:g} requests a second to {settings().scoring_url}. Ctrl-C stops them.")
-    sending = threading.Thread(target=sender.send, args=(f"/v1/{pipeline}/score",))
-    sending.start()
-    try:
-        sending.join()
-    finally:
-        sender.stopped.set()
-        sending.join()
-        print(sender.report())
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: sender.stopped.set())
+    sender.send(f"/v1/{pipeline}/score")
+    print(sender.report())
 
 
 @app.command()

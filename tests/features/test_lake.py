@@ -9,6 +9,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+from pyiceberg.catalog.sql import SqlCatalog
 
 from features.lake import Lake
 from perennial.errors import ConflictError, StateError
@@ -259,3 +260,21 @@ def test_a_snapshot_that_never_was_is_told_in_a_sentence(lake: Lake) -> None:
     lake.append("sold", sold(0))
     with pytest.raises(StateError, match="no longer has snapshot 7"):
         lake.read("sold", snapshot_id=7)
+
+
+def test_a_new_catalog_whose_tables_another_process_makes_meanwhile_is_opened(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create_tables, overtaken = SqlCatalog.create_tables, []
+
+    def after_another(self: SqlCatalog) -> None:
+        if not overtaken:
+            overtaken.append(True)
+            create_tables(self)
+            with self.engine.begin() as connection:
+                connection.exec_driver_sql("CREATE TABLE iceberg_tables (n INTEGER)")
+        create_tables(self)
+
+    monkeypatch.setattr(SqlCatalog, "create_tables", after_another)
+    assert lake.append("sold", sold(0), {0: 1}).rows == 1
+    assert overtaken
