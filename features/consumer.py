@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from features.events import Record
+from features.events import Records
 from perennial.errors import StateError, UnreachableError, UsageError
 from perennial.settings import Settings
 
@@ -35,7 +35,7 @@ class Batch:
         offsets: next position by partition, for each partition that moved.
     """
 
-    records: Sequence[Record]
+    records: Records
     offsets: Mapping[int, int]
 
 
@@ -146,11 +146,11 @@ def read_to_end(
     consumer.assign(behind)
     for tp in behind:
         consumer.seek(tp, starts[tp])
-    records: list[Record] = []
+    rows: list[tuple[int, int, bytes | None, bytes | None]] = []
     stalled = 0
     while any(consumer.position(tp) < ends[tp] for tp in behind):
         try:
-            polled = consumer.poll(timeout_ms=POLL_MS, max_records=max_rows - len(records))
+            polled = consumer.poll(timeout_ms=POLL_MS, max_records=max_rows - len(rows))
         except (OffsetOutOfRangeError, NoOffsetForPartitionError) as error:
             raise StateError(
                 f"{topic}: records expired in the broker while they were read ({error!r}); run again to see which are left"
@@ -161,12 +161,12 @@ def read_to_end(
                 f"{topic}: the broker has sent nothing for {STALLED_POLLS * POLL_MS / 1000:.0f} s; is it up?"
             )
         for tp, fetched in polled.items():
-            records.extend(Record(tp.partition, r.offset, r.key, r.value) for r in fetched if r.offset < ends[tp])
-        if len(records) >= max_rows:
-            yield Batch(records, _positions(consumer, behind, ends))
-            records = []
+            rows.extend((tp.partition, r.offset, r.key, r.value) for r in fetched if r.offset < ends[tp])
+        if len(rows) >= max_rows:
+            yield Batch(Records.of(rows), _positions(consumer, behind, ends))
+            rows = []
     # Positions can move past records that no reader sees (transaction markers), so the last batch may be empty.
-    yield Batch(records, _positions(consumer, behind, ends))
+    yield Batch(Records.of(rows), _positions(consumer, behind, ends))
 
 
 def _partitions(consumer: KafkaConsumer, topic: str) -> list[TopicPartition]:

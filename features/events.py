@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -38,13 +38,33 @@ FIRST_TIME, LAST_TIME = datetime(1970, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, t
 
 
 @dataclass(frozen=True)
-class Record:
-    """One Kafka record."""
+class Records:
+    """Kafka records of one topic, a column each, in the order in which they were read.
 
-    partition: int
-    offset: int
-    key: bytes | None
-    value: bytes | None
+    Attributes:
+        partitions: of each record.
+        offsets: of each record.
+        keys: of each record, or None.
+        values: of each record, or None (a tombstone).
+    """
+
+    partitions: Sequence[int]
+    offsets: Sequence[int]
+    keys: Sequence[bytes | None]
+    values: Sequence[bytes | None]
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @classmethod
+    def of(cls, rows: Iterable[tuple[int, int, bytes | None, bytes | None]]) -> Records:
+        """Records from (partition, offset, key, value) each."""
+        columns = [list(column) for column in zip(*rows, strict=True)] or [[], [], [], []]
+        return cls(*columns)
+
+    def rows(self) -> Iterator[tuple[int, int, bytes | None, bytes | None]]:
+        """Each record as (partition, offset, key, value)."""
+        return zip(self.partitions, self.offsets, self.keys, self.values, strict=True)
 
 
 @dataclass(frozen=True)
@@ -65,7 +85,7 @@ def events_schema(event: EventSpec) -> dict[str, pl.DataType]:
     return {**event.schema_, **KAFKA_COLUMNS}
 
 
-def decode(records: Sequence[Record], event: EventSpec, created: datetime) -> Decoded:
+def decode(records: Records, event: EventSpec, created: datetime) -> Decoded:
     """Decode a batch of JSON records of one topic.
 
     Args:
@@ -81,25 +101,25 @@ def decode(records: Sequence[Record], event: EventSpec, created: datetime) -> De
     for field in event.fields:
         columns[field.name] = _column([d.get(field.name) for d in documents], field, reasons)
     frame = pl.DataFrame(columns).with_columns(
-        kafka_partition=pl.Series([r.partition for r in records], dtype=pl.Int32),
-        kafka_offset=pl.Series([r.offset for r in records], dtype=pl.Int64),
+        kafka_partition=pl.Series(records.partitions, dtype=pl.Int32),
+        kafka_offset=pl.Series(records.offsets, dtype=pl.Int64),
         created_timestamp=pl.lit(created).cast(pl.Datetime("us", "UTC")),
     )
     good = pl.Series([r is None for r in reasons], dtype=pl.Boolean)
     return Decoded(frame.filter(good), _dead_letters(records, reasons, event.topic, created))
 
 
-def _parse(records: Sequence[Record]) -> tuple[list[dict[str, Any]], list[str | None]]:
+def _parse(records: Records) -> tuple[list[dict[str, Any]], list[str | None]]:
     documents: list[dict[str, Any]] = []
     reasons: list[str | None] = []
-    for record in records:
+    for value in records.values:
         reason = None
         document: Any = None
-        if record.value is None:
+        if value is None:
             reason = "the record has no value (a tombstone)"
         else:
             try:
-                document = orjson.loads(record.value)
+                document = orjson.loads(value)
             except orjson.JSONDecodeError as error:
                 reason = f"not JSON: {error}"
             if reason is None and type(document) is not dict:
@@ -147,12 +167,10 @@ def _timestamps(values: list[Any], field: EventField, reasons: list[str | None])
     return parsed
 
 
-def _dead_letters(
-    records: Sequence[Record], reasons: Sequence[str | None], topic: str, created: datetime
-) -> pl.DataFrame:
+def _dead_letters(records: Records, reasons: Sequence[str | None], topic: str, created: datetime) -> pl.DataFrame:
     rows = [
-        (topic, record.partition, record.offset, created, record.key, record.value, reason)
-        for record, reason in zip(records, reasons, strict=True)
+        (topic, partition, offset, created, key, value, reason)
+        for (partition, offset, key, value), reason in zip(records.rows(), reasons, strict=True)
         if reason is not None
     ]
     return pl.DataFrame(rows, schema=DEAD_LETTER_SCHEMA, orient="row")

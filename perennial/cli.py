@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from perennial import dead_letter_commands, feature_commands, lake_commands
+from perennial.arguments import AsOf, PipelineName, moment
 from perennial.errors import PerennialError, UnreachableError, UsageError
 
 if TYPE_CHECKING:
@@ -23,11 +24,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+app.add_typer(feature_commands.app, name="features")
+app.add_typer(lake_commands.app, name="lake")
+app.add_typer(dead_letter_commands.app, name="dead-letters")
+
 T = TypeVar("T")
-PipelineName = Annotated[str, typer.Argument(help="Name of the pipeline: a folder below pipelines/.")]
-AsOf = Annotated[
-    str | None, typer.Option(help="The run's clock in UTC, such as 2013-03-01 or 2013-03-01T12:00; default now.")
-]
 
 
 class FamilyName(StrEnum):
@@ -263,19 +264,6 @@ def init(name: Annotated[str, typer.Argument(help="Name of the new pipeline, low
     # First, because it can be repeated: cut off in between, `init` is run again and finds nothing in its way.
     add_deployments(project / "prefect.yaml", name)
     print(f"{init_pipeline(name, directory)} is ready, with its deployments in prefect.yaml; `make test` checks it")
-
-
-def moment(text: str) -> datetime:
-    """A date or date and time in UTC, from text.
-
-    Raises:
-        UsageError: it is neither.
-    """
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise UsageError(f"{text!r} is not a date; write it as 2013-03-01 or 2013-03-01T12:00 (UTC)") from error
-    return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
 
 
 def run(flow: Coroutine[Any, Any, T]) -> T:

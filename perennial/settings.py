@@ -30,9 +30,14 @@ class Settings(BaseSettings):
     database_url: str = Field("", description="SQLAlchemy URL of the traffic ledger; empty = SQLite below home.")
     lake_warehouse: str = Field("", description="URI of the lake's files; empty = below home.")
     lake_catalog_uri: str = Field("", description="Iceberg SQL catalog URI; empty = SQLite below home.")
-    online_store_url: str = Field(
-        "", description="redis://host:port of Feast's online store; empty = SQLite below home."
+    lake_options: dict[str, Any] = Field(
+        {}, description="More options of the Iceberg catalog and its files, as JSON (s3.endpoint, glue.region)."
     )
+    online_store_url: str = Field(
+        "", description="redis:// or rediss:// URL of Feast's online store; empty = SQLite below home."
+    )
+    schema_registry_url: str = Field("", description="Confluent schema registry, for topics in Avro.")
+    pushgateway_url: str = Field("", description="Prometheus Pushgateway that each ingest run reports to.")
     scoring_url: str = Field("http://127.0.0.1:8000", description="Address of the scoring service.")
     pipelines_dir: Path | None = Field(None, description="One more folder of pipelines.")
     mlflow_tracking_uri: str = Field("http://127.0.0.1:5000", validation_alias="MLFLOW_TRACKING_URI")
@@ -105,9 +110,10 @@ def settings() -> Settings:
     try:
         return Settings()
     except SettingsError as error:
-        # Only fields that are not plain text are parsed here, and there is one.
+        # Only fields that are not plain text are parsed here; pydantic-settings names the one in its sentence alone.
+        name = next((f for f in ("kafka_options", "lake_options") if f'"{f}"' in str(error)), "kafka_options")
         raise UsageError(
-            'PERENNIAL_KAFKA_OPTIONS is not JSON; write it as {"security_protocol": "SSL"}, or unset it'
+            f'PERENNIAL_{name.upper()} is not JSON; write it as {{"name": "value"}}, or unset it'
         ) from error
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]

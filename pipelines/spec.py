@@ -11,7 +11,7 @@ import importlib.util
 import pkgutil
 import re
 from collections.abc import Callable, Iterator, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -59,6 +59,25 @@ class EventSpec(Spec):
         description="Fields that together identify the event; a second one is a duplicate."
     )
     partition_key: Name = Field(description="The field that keys the Kafka record: order holds within one key.")
+    encoding: Literal["json", "avro"] = Field(
+        "json", description="How values are written; avro has Confluent's framing."
+    )
+    avro_schemas: Mapping[int, Path] = Field(
+        {}, description="Avro: files (.avsc) of writer schemas by id; other ids are asked of the schema registry."
+    )
+    lateness_s: int = Field(
+        86_400,
+        ge=0,
+        description="How far an event may lag behind the newest one of its Kafka partition and still correct features; "
+        "later ones are counted and kept in the lake.",
+    )
+    dedup_s: int = Field(
+        86_400, ge=0, description="Two events with the same id at most this far apart in event time are one."
+    )
+    max_ahead_s: int = Field(300, ge=0, description="How far an event's time may be ahead of the clock that reads it.")
+    not_before: datetime = Field(
+        datetime(2000, 1, 1, tzinfo=UTC), description="Event times before it are mistakes, such as an epoch of zero."
+    )
 
     @model_validator(mode="after")
     def _fields_exist(self) -> EventSpec:

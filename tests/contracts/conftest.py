@@ -13,7 +13,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from features.events import Record, decode, encode
+from features.events import Records, decode, encode
 from features.ingest import refresh_view
 from features.lake import Lake
 from perennial.scaffold import init_pipeline
@@ -45,12 +45,12 @@ class Sample:
     start: datetime
     end: datetime
 
-    def records(self, event: EventSpec) -> list[Record]:
+    def records(self, event: EventSpec) -> Records:
         """The topic's records, as Kafka would hold them."""
         values = encode(self.history[event.topic], event)
-        return [Record(0, offset, None, value) for offset, value in enumerate(values)]
+        return Records.of((0, offset, None, value) for offset, value in enumerate(values))
 
-    def take_in(self, home: Path, batches: Mapping[str, Sequence[Sequence[Record]]] | None = None) -> Lake:
+    def take_in(self, home: Path, batches: Mapping[str, Sequence[Records]] | None = None) -> Lake:
         """Take batches of records in, one of each topic at a time, as `perennial ingest` would; by default all at once."""
         where = Settings(home=home)
         lake = Lake(where, self.spec.name)
@@ -58,7 +58,7 @@ class Sample:
         for number in range(max(len(some) for some in batches.values())):
             created = self.end + DAY + timedelta(minutes=number)
             for event in self.spec.events:
-                taken = batches[event.topic][number] if number < len(batches[event.topic]) else ()
+                taken = batches[event.topic][number] if number < len(batches[event.topic]) else Records.of([])
                 decoded = decode(taken, event, created)
                 assert decoded.dead_letters.is_empty(), decoded.dead_letters["reason"][0]
                 lake.append(event.table, decoded.events)

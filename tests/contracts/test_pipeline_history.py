@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from features.events import Record, decode
+from features.events import Records, decode
 from features.lake import Lake
 from features.store import OnlineFeatures, historical, view_table
 from perennial.settings import Settings
@@ -68,14 +68,16 @@ def test_a_stream_of_shuffled_batches_ends_in_the_features_of_a_backfill(
 ) -> None:
     day = sample.cut(sample.start, sample.start + timedelta(days=2))
     dice = random.Random(3)
-    streamed: dict[str, list[list[Record]]] = {}
+    streamed: dict[str, list[Records]] = {}
     for event in spec.events:
-        records = day.records(event)
+        records = list(day.records(event).rows())
         dice.shuffle(records)
         cuts = sorted(dice.randrange(len(records) + 1) for _ in range(3))
-        streamed[event.topic] = [records[a:b] for a, b in zip([0, *cuts], [*cuts, len(records)], strict=True)]
+        streamed[event.topic] = [
+            Records.of(records[a:b]) for a, b in zip([0, *cuts], [*cuts, len(records)], strict=True)
+        ]
         # Kafka hands the last batch over again, in another place: every event of it is a duplicate.
-        repeated = [Record(1, r.offset, r.key, r.value) for r in streamed[event.topic][-1]]
+        repeated = Records.of((1, *rest) for _, *rest in streamed[event.topic][-1].rows())
         streamed[event.topic].append(repeated)
     stream = counted(day.take_in(tmp_path / "stream", streamed), spec)
     backfill = counted(day.take_in(tmp_path / "backfill"), spec)
@@ -133,7 +135,9 @@ def test_the_order_in_which_events_came_in_does_not_matter(
     spec: PipelineSpec, sample: Contracted, home: Path, tmp_path: Path
 ) -> None:
     dice = random.Random(5)
-    shuffled = {e.topic: [sorted(sample.records(e), key=lambda _: dice.random())] for e in spec.events}
+    shuffled = {
+        e.topic: [Records.of(sorted(sample.records(e).rows(), key=lambda _: dice.random()))] for e in spec.events
+    }
     lake = sample.take_in(tmp_path, shuffled)
     whole = counted(Lake(Settings(home=home), spec.name), spec)
     for name, frame in counted(lake, spec).items():

@@ -30,8 +30,8 @@ def found(batches: list[Batch]) -> dict[int, list[bytes | None]]:
     """Values by partition, in the order in which they came."""
     values: dict[int, list[bytes | None]] = {}
     for batch in batches:
-        for record in batch.records:
-            values.setdefault(record.partition, []).append(record.value)
+        for partition, _, _, value in batch.records.rows():
+            values.setdefault(partition, []).append(value)
     return values
 
 
@@ -44,8 +44,7 @@ def test_every_record_is_read_however_unevenly_the_last_batch_ends(
     batches = read(kafka_settings, "read.uneven.v1")
     assert found(batches) == {0: numbers(0, 1_007), 2: [b"0"]}
     assert batches[-1].offsets == {0: 1_007, 2: 1}
-    record = batches[0].records[0]
-    assert (record.key, record.partition, record.offset) in {(b"k", 0, 0), (b"k", 2, 0)}
+    assert next(batches[0].records.rows()) in {(0, 0, b"k", b"0"), (2, 0, b"k", b"0")}
 
 
 def test_reading_goes_on_where_the_positions_say(
@@ -74,8 +73,8 @@ def test_batches_are_bounded_and_each_says_where_it_ends(
     taken = {0: 0, 1: 0}
     for batch in batches:
         assert len(batch.records) <= max_rows
-        for record in batch.records:
-            taken[record.partition] += 1
+        for partition in batch.records.partitions:
+            taken[partition] += 1
         # What a batch's positions say must be exactly what was handed over: they are committed with it.
         assert {p: batch.offsets[p] for p in taken} == taken
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from features.events import DEAD_LETTER_SCHEMA, Record, decode, encode, events_schema
+from features.events import DEAD_LETTER_SCHEMA, Records, decode, encode, events_schema
 from pipelines.spec import EventField, EventSpec
 
 CREATED = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -41,8 +41,8 @@ GOOD = {
 }
 
 
-def record(value: bytes | None, offset: int = 0, partition: int = 0) -> Record:
-    return Record(partition, offset, b"key", value)
+def record(value: bytes | None, offset: int = 0, partition: int = 0) -> tuple[int, int, bytes | None, bytes | None]:
+    return partition, offset, b"key", value
 
 
 def changed(**fields: object) -> bytes:
@@ -54,7 +54,7 @@ def without(field: str) -> bytes:
 
 
 def test_a_good_record_becomes_an_event_with_its_place_and_utc_times() -> None:
-    decoded = decode([Record(2, 17, None, json.dumps(GOOD).encode())], EVENT, CREATED)
+    decoded = decode(Records.of([(2, 17, None, json.dumps(GOOD).encode())]), EVENT, CREATED)
     assert decoded.dead_letters.is_empty()
     assert decoded.events.schema == events_schema(EVENT)
     assert decoded.events.row(0, named=True) == {
@@ -119,7 +119,7 @@ HOSTILE = {
 def test_what_is_no_event_becomes_a_dead_letter_and_its_neighbours_survive(what: str) -> None:
     value, reason = HOSTILE[what]
     batch = [record(changed(toy_id="before"), 4), record(value, 5), record(changed(toy_id="after"), 6)]
-    decoded = decode(batch, EVENT, CREATED)
+    decoded = decode(Records.of(batch), EVENT, CREATED)
     assert decoded.events["toy_id"].to_list() == ["before", "after"]
     assert decoded.dead_letters.schema == DEAD_LETTER_SCHEMA
     letter = decoded.dead_letters.row(0, named=True)
@@ -134,7 +134,7 @@ def test_the_widest_numbers_and_unknown_fields_are_no_reason_to_refuse() -> None
         record(changed(pieces=-(2**63) + 1, price=1.7976931348623157e308), 1),
         record(without("note"), 2),
     ]
-    decoded = decode(batch, EVENT, CREATED)
+    decoded = decode(Records.of(batch), EVENT, CREATED)
     assert decoded.dead_letters.is_empty()
     assert decoded.events["pieces"].to_list() == [2**63 - 1, -(2**63) + 1, 3]
     assert decoded.events["price"].to_list() == [7.0, 1.7976931348623157e308, 2.5]
@@ -142,13 +142,13 @@ def test_the_widest_numbers_and_unknown_fields_are_no_reason_to_refuse() -> None
 
 
 def test_a_batch_of_nothing_but_dead_letters_keeps_the_columns_of_events() -> None:
-    decoded = decode([record(None)], EVENT, CREATED)
+    decoded = decode(Records.of([record(None)]), EVENT, CREATED)
     assert decoded.events.is_empty()
     assert decoded.events.schema == events_schema(EVENT)
 
 
 def test_no_records_are_no_events() -> None:
-    decoded = decode([], EVENT, CREATED)
+    decoded = decode(Records.of([]), EVENT, CREATED)
     assert decoded.events.schema == events_schema(EVENT)
     assert decoded.dead_letters.schema == DEAD_LETTER_SCHEMA
 
@@ -172,7 +172,7 @@ records = (
 @example([changed(price=10**400), changed()])
 def test_every_record_comes_out_exactly_once(values: list[bytes | None]) -> None:
     batch = [record(value, offset, offset % 3) for offset, value in enumerate(values)]
-    decoded = decode(batch, EVENT, CREATED)
+    decoded = decode(Records.of(batch), EVENT, CREATED)
     came_out = decoded.events["kafka_offset"].to_list() + decoded.dead_letters["kafka_offset"].to_list()
     assert sorted(came_out) == list(range(len(values)))
     for offset, value in enumerate(values):
@@ -206,6 +206,6 @@ rows = st.fixed_dictionaries(
 @given(st.lists(rows, max_size=5))
 def test_what_was_encoded_is_decoded_to_the_same(drawn: list[dict[str, object]]) -> None:
     events = pl.DataFrame(drawn, schema=EVENT.schema_)
-    decoded = decode([record(value, i) for i, value in enumerate(encode(events, EVENT))], EVENT, CREATED)
+    decoded = decode(Records.of(record(value, i) for i, value in enumerate(encode(events, EVENT))), EVENT, CREATED)
     assert decoded.dead_letters.is_empty()
     assert decoded.events.select(events.columns).equals(events)

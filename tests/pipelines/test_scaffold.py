@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from features.events import Record, decode, encode
+from features.events import Records, decode, encode
 from features.ingest import refresh_view
 from features.labels import LABEL
 from features.lake import Lake
@@ -145,7 +145,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> pl.DataFrame:
     end = LAST_DAY + timedelta(days=2)
     history = PIPELINE.replay(FIRST_DAY - timedelta(days=1), end)
     for event in PIPELINE.events:
-        records = [Record(0, i, None, value) for i, value in enumerate(encode(history[event.topic], event))]
+        records = Records.of((0, i, None, value) for i, value in enumerate(encode(history[event.topic], event)))
         lake.append(event.table, decode(records, event, end).events)
     for view in PIPELINE.views:
         refresh_view(settings, lake, PIPELINE, view)

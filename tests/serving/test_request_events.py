@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from features.events import Record, decode, encode
+from features.events import Records, decode, encode
 from perennial.errors import UsageError
 from pipelines.spec import EventField, EventSpec
 from serving.events import events_frame
@@ -42,7 +42,7 @@ ROWS = st.lists(
 @given(ROWS)
 def test_a_request_is_read_as_the_consumer_reads_the_topic(rows):
     records = encode(pl.DataFrame(rows, schema=EVENT.schema_, orient="row"), EVENT)
-    kafka = decode([Record(0, i, None, value) for i, value in enumerate(records)], EVENT, datetime.now(UTC)).events
+    kafka = decode(Records.of((0, i, None, value) for i, value in enumerate(records)), EVENT, datetime.now(UTC)).events
     frame = events_frame([orjson.loads(value) for value in records], EVENT)
     assert frame.equals(kafka.select(list(EVENT.schema_)))
 
