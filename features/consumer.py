@@ -1,29 +1,29 @@
-"""Kafka, by kafka-python. The one module that knows it: reading to the end, producing, and dead letters."""
+"""Reading Kafka: partitions are assigned by hand, positions come from the lake."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+import queue
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from features.broker import open_client, reaching
 from features.events import Records
-from perennial.errors import StateError, UnreachableError, UsageError
+from perennial.errors import StateError, UnreachableError
 from perennial.settings import Settings
 
 if TYPE_CHECKING:
-    from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+    from kafka import KafkaConsumer, TopicPartition
 
 T = TypeVar("T")
 
-# It reports its own orderly closing as errors. What matters to a caller is raised.
-logging.getLogger("kafka").setLevel(logging.CRITICAL)
-
 MAX_BATCH_ROWS = 100_000
+# kafka-python makes an object a record; taken apart a few at a time, the garbage collector has little to walk through.
+POLL_ROWS = 1_000
 POLL_MS = 500
 STALLED_POLLS = 60
-MAX_DEAD_LETTER_BYTES = 900_000
 
 
 @dataclass(frozen=True)
@@ -39,67 +39,47 @@ class Batch:
     offsets: Mapping[int, int]
 
 
-@contextmanager
-def _reaching(settings: Settings) -> Iterator[None]:
-    from kafka.errors import KafkaConfigurationError, KafkaConnectionError, KafkaError, KafkaTimeoutError
+@dataclass
+class Columns:
+    """Records of one topic that were polled so far."""
 
-    try:
-        yield
-    except (KafkaConnectionError, KafkaTimeoutError) as error:
-        raise UnreachableError(
-            f"no Kafka broker answers at {settings.kafka_bootstrap_servers} ({type(error).__name__}); "
-            "start one with `perennial up`, or set PERENNIAL_KAFKA_BOOTSTRAP_SERVERS"
-        ) from error
-    except KafkaConfigurationError as error:
-        raise UsageError(f"PERENNIAL_KAFKA_OPTIONS cannot be used: {error}; correct them") from error
-    except KafkaError as error:
-        raise StateError(
-            f"Kafka at {settings.kafka_bootstrap_servers} refused: {error!r}; see its log and PERENNIAL_KAFKA_OPTIONS"
-        ) from error
+    partitions: list[int] = field(default_factory=list)
+    offsets: list[int] = field(default_factory=list)
+    keys: list[bytes | None] = field(default_factory=list)
+    values: list[bytes | None] = field(default_factory=list)
 
+    def add(self, partition: int, fetched: Sequence[Any]) -> None:
+        """Add kafka-python's records of a partition."""
+        self.partitions.extend([partition] * len(fetched))
+        self.offsets.extend([record.offset for record in fetched])
+        self.keys.extend([record.key for record in fetched])
+        self.values.extend([record.value for record in fetched])
 
-def _open(client: Callable[..., T], settings: Settings, **ours: Any) -> T:
-    """A client for the broker; of what the user sets it takes what is meant for its kind, and that wins.
+    def __len__(self) -> int:
+        return len(self.values)
 
-    Raises:
-        UsageError: an address that is none, or an option that no client knows.
-    """
-    from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
-
-    kinds = (KafkaAdminClient, KafkaConsumer, KafkaProducer)
-    if unknown := set(settings.kafka_options).difference(*(kind.DEFAULT_CONFIG for kind in kinds)):
-        raise UsageError(
-            f"PERENNIAL_KAFKA_OPTIONS has {sorted(unknown)}, which kafka-python does not know; correct them"
-        )
-    own = client.DEFAULT_CONFIG  # type: ignore[attr-defined]
-    options = {
-        "bootstrap_servers": settings.kafka_bootstrap_servers.split(","),
-        "bootstrap_timeout_ms": 5_000,
-        **ours,
-        **{key: value for key, value in settings.kafka_options.items() if key in own},
-    }
-    try:
-        return client(**options)
-    except ValueError as error:
-        raise UsageError(
-            f"PERENNIAL_KAFKA_BOOTSTRAP_SERVERS is {settings.kafka_bootstrap_servers!r}, or its options are not usable: "
-            f"{error}; write host:port, several with commas between them"
-        ) from error
+    def records(self) -> Records:
+        """As they are now."""
+        return Records(self.partitions, self.offsets, self.keys, self.values)
 
 
 @contextmanager
-def open_consumer(settings: Settings) -> Iterator[KafkaConsumer]:
-    """A consumer without a group: partitions are assigned by hand, positions come from the lake.
+def open_consumer(settings: Settings, group: str | None = None) -> Iterator[KafkaConsumer]:
+    """A consumer whose partitions are assigned by hand.
+
+    Args:
+        group: under which `tell_positions` tells the broker what was consumed; nothing is read from it.
 
     Raises:
         UnreachableError: no broker answers.
     """
     from kafka import KafkaConsumer
 
-    with _reaching(settings):
-        consumer = _open(
+    with reaching(settings):
+        consumer = open_client(
             KafkaConsumer,
             settings,
+            group_id=group,
             enable_auto_commit=False,
             # A position that expires while it is read must not become the newest one without a word.
             auto_offset_reset="none",
@@ -125,10 +105,63 @@ def read_to_end(
 
     Raises:
         StateError: the broker no longer has the records at a position (expired, or another broker's data).
+        UnreachableError: the broker has sent nothing for half a minute.
+    """
+    starts = start_positions(consumer, topic, positions)
+    if not starts:
+        return
+    ends = consumer.end_offsets(list(starts))
+    behind = [tp for tp, start in starts.items() if start < ends[tp]]
+    if not behind:
+        return
+    consumer.assign(behind)
+    for tp in behind:
+        consumer.seek(tp, starts[tp])
+    columns = Columns()
+    stalled = 0
+    while any(consumer.position(tp) < ends[tp] for tp in behind):
+        polled = poll(consumer, POLL_MS, min(POLL_ROWS, max_rows - len(columns)))
+        stalled = 0 if polled else stalled + 1
+        if stalled > STALLED_POLLS:
+            raise UnreachableError(
+                f"{topic}: the broker has sent nothing for {STALLED_POLLS * POLL_MS / 1000:.0f} s; is it up?"
+            )
+        for tp, fetched in polled.items():
+            within = fetched if fetched[-1].offset < ends[tp] else [r for r in fetched if r.offset < ends[tp]]
+            columns.add(tp.partition, within)
+        if len(columns) >= max_rows:
+            yield Batch(columns.records(), _positions(consumer, behind, ends))
+            columns = Columns()
+    # Positions can move past records that no reader sees (transaction markers), so the last batch may be empty.
+    yield Batch(columns.records(), _positions(consumer, behind, ends))
+
+
+def poll(consumer: KafkaConsumer, timeout_ms: int, max_rows: int) -> Mapping[TopicPartition, Sequence[Any]]:
+    """What has come, by partition; empty if nothing did in time.
+
+    Raises:
+        StateError: records expired in the broker while they were read.
     """
     from kafka.errors import NoOffsetForPartitionError, OffsetOutOfRangeError
 
-    partitions = _partitions(consumer, topic)
+    try:
+        found: Mapping[TopicPartition, Sequence[Any]] = consumer.poll(timeout_ms=timeout_ms, max_records=max_rows)
+    except (OffsetOutOfRangeError, NoOffsetForPartitionError) as error:
+        raise StateError(
+            f"records expired in the broker while they were read ({error!r}); run again to see which are left"
+        ) from error
+    return found
+
+
+def start_positions(consumer: KafkaConsumer, topic: str, positions: Mapping[int, int]) -> Mapping[TopicPartition, int]:
+    """Where reading begins in each partition that the topic has.
+
+    Raises:
+        StateError: the broker no longer has the records at a position (expired, or another broker's data).
+    """
+    from kafka import TopicPartition
+
+    partitions = [TopicPartition(topic, p) for p in sorted(consumer.partitions_for_topic(topic) or ())]
     for partition in set(positions) - {tp.partition for tp in partitions}:
         if positions[partition]:
             raise StateError(
@@ -137,51 +170,8 @@ def read_to_end(
                 "or start with a new PERENNIAL_HOME"
             )
     if not partitions:
-        return
-    ends = consumer.end_offsets(partitions)
-    starts = _starts(consumer, partitions, positions, ends)
-    behind = [tp for tp in partitions if starts[tp] < ends[tp]]
-    if not behind:
-        return
-    consumer.assign(behind)
-    for tp in behind:
-        consumer.seek(tp, starts[tp])
-    rows: list[tuple[int, int, bytes | None, bytes | None]] = []
-    stalled = 0
-    while any(consumer.position(tp) < ends[tp] for tp in behind):
-        try:
-            polled = consumer.poll(timeout_ms=POLL_MS, max_records=max_rows - len(rows))
-        except (OffsetOutOfRangeError, NoOffsetForPartitionError) as error:
-            raise StateError(
-                f"{topic}: records expired in the broker while they were read ({error!r}); run again to see which are left"
-            ) from error
-        stalled = 0 if polled else stalled + 1
-        if stalled > STALLED_POLLS:
-            raise UnreachableError(
-                f"{topic}: the broker has sent nothing for {STALLED_POLLS * POLL_MS / 1000:.0f} s; is it up?"
-            )
-        for tp, fetched in polled.items():
-            rows.extend((tp.partition, r.offset, r.key, r.value) for r in fetched if r.offset < ends[tp])
-        if len(rows) >= max_rows:
-            yield Batch(Records.of(rows), _positions(consumer, behind, ends))
-            rows = []
-    # Positions can move past records that no reader sees (transaction markers), so the last batch may be empty.
-    yield Batch(Records.of(rows), _positions(consumer, behind, ends))
-
-
-def _partitions(consumer: KafkaConsumer, topic: str) -> list[TopicPartition]:
-    from kafka import TopicPartition
-
-    return [TopicPartition(topic, p) for p in sorted(consumer.partitions_for_topic(topic) or ())]
-
-
-def _starts(
-    consumer: KafkaConsumer,
-    partitions: Sequence[TopicPartition],
-    positions: Mapping[int, int],
-    ends: Mapping[TopicPartition, int],
-) -> dict[TopicPartition, int]:
-    beginnings = consumer.beginning_offsets(partitions)
+        return {}
+    beginnings, ends = consumer.beginning_offsets(partitions), consumer.end_offsets(partitions)
     starts = {}
     for tp in partitions:
         start = positions.get(tp.partition, beginnings[tp])
@@ -195,87 +185,70 @@ def _starts(
     return starts
 
 
+def behind(consumer: KafkaConsumer, topic: str, positions: Mapping[int, int]) -> int:
+    """How many records the broker holds that come after the positions: the consumer's lag."""
+    from kafka import TopicPartition
+
+    partitions = [TopicPartition(topic, p) for p in sorted(consumer.partitions_for_topic(topic) or ())]
+    if not partitions:
+        return 0
+    beginnings, ends = consumer.beginning_offsets(partitions), consumer.end_offsets(partitions)
+    return sum(ends[tp] - max(positions.get(tp.partition, 0), beginnings[tp]) for tp in partitions)
+
+
+def tell_positions(consumer: KafkaConsumer, topic: str, positions: Mapping[int, int]) -> None:
+    """Tell the broker what the lake holds, for tools that show the lag of consumer groups; perennial never reads it."""
+    from kafka import TopicPartition
+    from kafka.errors import KafkaError
+    from kafka.structs import OffsetAndMetadata
+
+    told = {TopicPartition(topic, p): OffsetAndMetadata(offset, "", -1) for p, offset in positions.items()}
+    # What the lake's commit says holds, whatever becomes of this.
+    with suppress(KafkaError):
+        consumer.commit(told)
+
+
 def _positions(
     consumer: KafkaConsumer, partitions: Iterable[TopicPartition], ends: Mapping[TopicPartition, int]
 ) -> dict[int, int]:
     return {tp.partition: min(consumer.position(tp), ends[tp]) for tp in partitions}
 
 
-@contextmanager
-def open_producer(settings: Settings) -> Iterator[KafkaProducer]:
-    """A producer that waits for every replica; everything sent has arrived when the block ends.
+def ahead(items: Iterable[T]) -> Iterator[T]:
+    """The same items, made in a thread of their own, one ahead of the one that is being used.
 
-    Raises:
-        UnreachableError: no broker answers.
+    What reads Kafka holds Python's lock and what decodes and writes mostly does not, so both go on at once.
     """
-    from kafka import KafkaProducer
+    ready: queue.Queue[tuple[T | None, BaseException | None, bool]] = queue.Queue(maxsize=1)
+    given_up = threading.Event()
 
-    with _reaching(settings):
-        producer = _open(
-            KafkaProducer, settings, acks="all", linger_ms=20, batch_size=256 << 10, compression_type="lz4"
-        )
-        lost: list[Exception] = []
-        sent = 0
-        send = producer.send
+    def put(item: T | None, error: BaseException | None, ended: bool) -> bool:
+        while not given_up.is_set():
+            with suppress(queue.Full):
+                ready.put((item, error, ended), timeout=0.1)
+                return True
+        return False
 
-        def send_noting_loss(*arguments: Any, **named: Any) -> Any:
-            nonlocal sent
-            if lost:
-                raise _did_not_arrive(settings, lost, sent)
-            sent += 1
-            return send(*arguments, **named).add_errback(lost.append)
-
-        # A send that fails later fails in its future alone: flush() returns as if everything had arrived.
-        producer.send = send_noting_loss
+    def make() -> None:
         try:
-            yield producer
-            producer.flush()
-        finally:
-            producer.close(timeout=10)
-        if lost:
-            raise _did_not_arrive(settings, lost, sent)
+            for item in items:
+                if not put(item, None, False):
+                    return
+        except BaseException as error:  # noqa: BLE001 - raised where the items are used
+            put(None, error, True)
+        else:
+            put(None, None, True)
 
-
-def _did_not_arrive(settings: Settings, lost: Sequence[Exception], sent: int) -> UnreachableError:
-    return UnreachableError(
-        f"{len(lost)} of {sent} records did not arrive at {settings.kafka_bootstrap_servers} ({lost[0]}); "
-        "see whether the broker is up, then run again"
-    )
-
-
-def ensure_topics(settings: Settings, topics: Iterable[str], partitions: int = 1) -> None:
-    """Create the topics that do not exist yet."""
-    from kafka import KafkaAdminClient
-    from kafka.admin import NewTopic
-    from kafka.errors import TopicAlreadyExistsError
-
-    with _reaching(settings):
-        admin = _open(KafkaAdminClient, settings)
-        try:
-            existing = set(admin.list_topics())
-            for topic in topics:
-                if topic not in existing:
-                    try:
-                        admin.create_topics([NewTopic(topic, partitions, 1)])
-                    except TopicAlreadyExistsError:
-                        continue
-        finally:
-            admin.close()
-
-
-def send_dead_letters(producer: KafkaProducer, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Put each dead letter on its topic's `.dlq`, with where it came from and why as headers.
-
-    A value that would not fit into a record with them is cut; the lake's copy is whole.
-    """
-    for row in rows:
-        headers = [
-            ("perennial.reason", str(row["reason"]).encode()),
-            ("perennial.source", f"{row['topic']}[{row['kafka_partition']}]@{row['kafka_offset']}".encode()),
-        ]
-        key, value = row["key"], row["value"]
-        if value is not None and len(value) > MAX_DEAD_LETTER_BYTES:
-            headers.append(("perennial.whole-bytes", str(len(value)).encode()))
-            value = value[:MAX_DEAD_LETTER_BYTES]
-        # A record must have a key or a value; the tombstone that has neither becomes an empty value.
-        producer.send(f"{row['topic']}.dlq", key=key, value=b"" if key is value is None else value, headers=headers)
+    maker = threading.Thread(target=make, daemon=True)
+    maker.start()
+    try:
+        while True:
+            item, error, ended = ready.get()
+            if error is not None:
+                raise error
+            if ended:
+                return
+            yield item  # type: ignore[misc]
+    finally:
+        given_up.set()
+        maker.join()

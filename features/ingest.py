@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import polars as pl
 
 from features import windows
-from features.consumer import ensure_topics, open_consumer, open_producer, read_to_end, send_dead_letters
-from features.events import decode, events_schema
-from features.lake import Lake
+from features.arrival import Counts
+from features.consumer import ahead, behind, open_consumer, read_to_end, tell_positions
+from features.lake import EVENT_TIMESTAMP, Lake
 from features.store import view_table, write_online
+from features.topic_stream import TopicStream, topic_schema
 from perennial.settings import Settings
 from pipelines.spec import EventSpec, FeatureView, PipelineSpec
 
-DEAD_LETTERS = "dead_letters"
-DEAD_LETTER_KEY = ("topic", "kafka_partition", "kafka_offset")
-SOURCE_SNAPSHOT = "perennial.source-snapshot"
+# Rows of a topic that features are built from at once: a backlog of years is built from in steps.
+MAX_NEW_ROWS = 200_000
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,25 @@ class TopicIngest:
 
     Attributes:
         topic: the topic.
-        ingested: records that became events in the lake.
-        dead_lettered: records that did not, each with its reason.
+        counts: what its records were.
+        lag_rows: records that the broker holds and the lake does not.
+        newest: newest event time in the lake; None before the first event.
     """
 
     topic: str
-    ingested: int
-    dead_lettered: int
+    counts: Counts
+    lag_rows: int
+    newest: datetime | None
+
+    @property
+    def ingested(self) -> int:
+        """Records that became events in the lake."""
+        return self.counts.ingested
+
+    @property
+    def dead_lettered(self) -> int:
+        """Records that did not, each with its reason."""
+        return self.counts.dead_lettered
 
 
 @dataclass(frozen=True)
@@ -52,7 +64,7 @@ class ViewRefresh:
 
 
 def ingest_topic(settings: Settings, lake: Lake, event: EventSpec, created: datetime) -> TopicIngest:
-    """Take in every record of a topic that the lake does not hold yet.
+    """Take in every record of a topic that the lake does not hold yet, in bounded memory.
 
     Args:
         created: the run's clock, UTC.
@@ -61,69 +73,62 @@ def ingest_topic(settings: Settings, lake: Lake, event: EventSpec, created: date
         UnreachableError: no broker answers.
         ConflictError: another ingest committed in between; the next run goes on from there.
     """
-    ingested = dead_lettered = 0
-    with open_consumer(settings) as consumer:
-        positions: Mapping[int, int] = lake.offsets(event.table)
-        for batch in read_to_end(consumer, event.topic, positions):
-            decoded = decode(batch.records, event, created)
-            # Dead letters first: killed in between, they are found again and known by topic, partition and offset.
-            keep_dead_letters(settings, lake, decoded.dead_letters)
-            positions = lake.append(event.table, decoded.events, batch.offsets, read_from=positions).offsets
-            ingested += decoded.events.height
-            dead_lettered += decoded.dead_letters.height
-    if not ingested and not lake.exists(event.table):
-        lake.append(event.table, pl.DataFrame(schema=events_schema(event)))
-    return TopicIngest(event.topic, ingested, dead_lettered)
-
-
-def keep_dead_letters(settings: Settings, lake: Lake, letters: pl.DataFrame) -> None:
-    """Keep dead letters in the lake, each once, and on their topic's `.dlq`, each at least once."""
-    if not letters.height:
-        return
-    if lake.exists(DEAD_LETTERS):
-        letters = letters.join(lake.read(DEAD_LETTERS, columns=DEAD_LETTER_KEY), on=DEAD_LETTER_KEY, how="anti")
-    if not letters.height:
-        return
-    ensure_topics(settings, {f"{topic}.dlq" for topic in letters.get_column("topic").unique()})
-    with open_producer(settings) as producer:
-        send_dead_letters(producer, letters.iter_rows(named=True))
-    lake.append(DEAD_LETTERS, letters, partition_by=None)
+    stream = TopicStream(settings, lake, event)
+    before = stream.arrivals.counts
+    with open_consumer(settings, f"perennial-{lake.namespace}") as consumer:
+        for batch in ahead(read_to_end(consumer, event.topic, stream.positions)):
+            stream.take(batch, created)
+            stream.commit()
+        lag_rows = behind(consumer, event.topic, stream.positions)
+        if stream.arrivals.counts != before:
+            tell_positions(consumer, event.topic, stream.positions)
+    if not lake.exists(event.table):
+        lake.append(event.table, pl.DataFrame(schema=topic_schema(event)))
+    return TopicIngest(event.topic, stream.arrivals.counts - before, lag_rows, stream.newest)
 
 
 def refresh_view(settings: Settings, lake: Lake, spec: PipelineSpec, view: FeatureView) -> ViewRefresh:
     """Bring a feature view up to the events in the lake, late ones included.
 
-    The feature table says which snapshot of the events it was built from, in the same commit as its rows.
+    The feature table says up to which Kafka positions it was built, in the same commit as its rows.
 
     Returns:
         What was added. Nothing new in the lake: nothing is done.
+
+    Raises:
+        ConflictError: another ingest built the same features in between; the next run goes on from there.
     """
-    event = spec.event(view.topic)
-    source = lake.snapshot_id(event.table)
-    table = view_table(view)
-    built_from = lake.property(table, SOURCE_SNAPSHOT)
-    if source is None or built_from == str(source):
-        return ViewRefresh(view.name, 0, 0)
-    rows = build_new_features(lake, view, event, int(built_from) if built_from else None)
-    # Online first: killed in between, the rows are built and written once more, and the online store takes them again.
-    online_keys = write_online(spec, settings, view, rows)
-    lake.append(table, rows, properties={SOURCE_SNAPSHOT: str(source)})
-    return ViewRefresh(view.name, rows.height, online_keys)
+    event, table = spec.event(view.topic), view_table(view)
+    built: Mapping[int, int] = lake.offsets(table)
+    there = lake.offsets(event.table)
+    added = online_keys = 0
+    for end in _steps(built, there, MAX_NEW_ROWS):
+        new = lake.read_places(event.table, built, end, windows.inputs(view, event))
+        rows = build_new_features(lake, view, event, new)
+        # Online first: killed in between, the rows are built and written once more, and the online store takes them again.
+        online_keys += write_online(spec, settings, view, rows)
+        built = lake.append(table, rows, end, read_from=built).offsets
+        added += rows.height
+    if not lake.exists(table):
+        lake.append(table, windows.build_features(pl.DataFrame(schema=topic_schema(event)), view, event))
+    return ViewRefresh(view.name, added, online_keys)
 
 
-def build_new_features(lake: Lake, view: FeatureView, event: EventSpec, built_from: int | None) -> pl.DataFrame:
-    """Feature rows that the events after snapshot `built_from` add or correct (None: all of them)."""
-    new = lake.appended_since(event.table, built_from)
-    if built_from is None or not new.height or new.height == lake.rows(event.table):
+def build_new_features(lake: Lake, view: FeatureView, event: EventSpec, new: pl.DataFrame) -> pl.DataFrame:
+    """Feature rows that new events add or correct, from what the lake holds around them."""
+    times = new.get_column(EVENT_TIMESTAMP)
+    first, last = times.min(), times.max()
+    if not isinstance(first, datetime) or not isinstance(last, datetime):
         return windows.build_features(new, view, event)
-    first = new.get_column(event.event_timestamp).min()
-    if not isinstance(first, datetime):
-        raise TypeError(f"{event.topic}: event time is {first!r}")
-    touched = new.get_column(view.key).unique()
     reach = windows.lookback(view)
-    around = lake.read(event.table, since=first - reach).filter(pl.col(view.key).is_in(touched.implode()))
-    place = ["kafka_partition", "kafka_offset"]
-    marked = around.join(new.select(*place, pl.lit(True).alias(windows.IS_NEW)), on=place, how="left").with_columns(
-        pl.col(windows.IS_NEW).fill_null(value=False)
-    )
-    return windows.build_features(marked, view, event)
+    until = last + reach + timedelta(microseconds=1)
+    around = lake.read(event.table, first - reach, until, windows.inputs(view, event))
+    return windows.build_features(windows.mark_new(around, new, view), view, event)
+
+
+def _steps(start: Mapping[int, int], end: Mapping[int, int], most: int) -> Iterator[Mapping[int, int]]:
+    """Positions between two, so that at most about `most` records lie between one and the next; the last is `end`."""
+    rows = {p: position - start.get(p, 0) for p, position in end.items()}
+    steps = -(-sum(rows.values()) // most)
+    for number in range(1, steps + 1):
+        yield {p: start.get(p, 0) + count * number // steps for p, count in rows.items()}

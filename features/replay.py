@@ -8,8 +8,9 @@ from datetime import datetime, timedelta
 
 import polars as pl
 
-from features.consumer import ensure_topics, open_producer
+from features.broker import ensure_topics
 from features.events import encode
+from features.producer import open_producer
 from perennial.settings import Settings
 from pipelines.spec import PipelineSpec
 

@@ -6,21 +6,43 @@ from datetime import timedelta
 
 import polars as pl
 
+from features.arrival import IS_DUPLICATE, LATE_S, counted
 from features.lake import CREATED_TIMESTAMP, EVENT_TIMESTAMP
 from pipelines.spec import Aggregate, EventSpec, FeatureView
 
 IS_NEW = "_is_new"
+PLACE = ("kafka_partition", "kafka_offset")
+
+
+def inputs(view: FeatureView, event: EventSpec) -> tuple[str, ...]:
+    """The columns of a topic's lake table that a view's features are made of."""
+    fields = (a.field for a in view.aggregates)
+    marks = (LATE_S, IS_DUPLICATE)
+    return tuple(
+        dict.fromkeys((view.key, EVENT_TIMESTAMP, *event.event_id, *fields, CREATED_TIMESTAMP, *PLACE, *marks))
+    )
+
+
+def mark_new(around: pl.DataFrame, new: pl.DataFrame, view: FeatureView) -> pl.DataFrame:
+    """Events around new ones, as far as they have the same keys; `_is_new` says which are the new ones."""
+    touched = new.get_column(view.key).unique()
+    return (
+        around.filter(pl.col(view.key).is_in(touched.implode()))
+        .join(new.select(*PLACE, pl.lit(value=True).alias(IS_NEW)), on=PLACE, how="left")
+        .with_columns(pl.col(IS_NEW).fill_null(value=False))
+    )
 
 
 def build_features(events: pl.DataFrame, view: FeatureView, event: EventSpec) -> pl.DataFrame:
     """The value of each aggregate of a view right after each event.
 
-    A window is (t - window, t] in event time. Events with the same id, key and time count once (the one taken in first),
-    and neither the order of the rows nor how they were split into batches changes the result.
+    A window is (t - window, t] in event time. Neither the order of the rows nor how they were split into batches changes
+    the result.
 
     Args:
-        events: events of the view's topic. A boolean column `_is_new`, where there is one, marks those not seen before:
-            then only rows whose value they can change come back.
+        events: events of the view's topic with the columns `inputs`. Copies and those that came too late are left out.
+            A boolean column `_is_new`, where there is one, marks those not seen before: then only rows whose value they
+            can change come back.
         view: the features.
         event: what the events look like.
 
@@ -29,17 +51,13 @@ def build_features(events: pl.DataFrame, view: FeatureView, event: EventSpec) ->
         event in it was taken in, and a microsecond more for each event in it) and one column per aggregate. Sorted by
         event time. Events without a key are left out.
     """
-    new = pl.col(IS_NEW) if IS_NEW in events.columns else pl.lit(True)
+    new = pl.col(IS_NEW) if IS_NEW in events.columns else pl.lit(value=True)
     ordered = (
         # Feast knows entities by text.
-        events.with_columns(new.alias(IS_NEW), pl.col(view.key).cast(pl.String))
-        .filter(pl.col(view.key).is_not_null() & pl.col(event.event_timestamp).is_not_null())
-        .sort(CREATED_TIMESTAMP, "kafka_partition", "kafka_offset")
-        # A second copy of an event changes nothing, so it is dropped before it can mark its window as changed.
-        # A copy of another time or key is no copy: to know it, every batch would have to look through all of history.
-        .unique([*event.event_id, view.key, event.event_timestamp], keep="first", maintain_order=True)
-        .sort(event.event_timestamp, *event.event_id)
-        .rename({event.event_timestamp: EVENT_TIMESTAMP} if event.event_timestamp != EVENT_TIMESTAMP else {})
+        counted(events, event)
+        .with_columns(new.alias(IS_NEW), pl.col(view.key).cast(pl.String))
+        .filter(pl.col(view.key).is_not_null())
+        .sort(list(dict.fromkeys((EVENT_TIMESTAMP, *event.event_id, *PLACE))))
     )
     rows = ordered.select(pl.col(view.key).alias(view.entity), EVENT_TIMESTAMP).unique(maintain_order=True)
     changed = pl.lit(False)

@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 
-from features.ingest import DEAD_LETTERS
+from features.dead_letters import DEAD_LETTERS
 from features.labels import LABEL, PREDICTIONS, labels, predictions
 from features.lake import EVENT_TIMESTAMP
 from features.store import ENTITY_KEY, view_table

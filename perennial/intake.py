@@ -119,7 +119,7 @@ def _end_with(owner: int) -> None:
 
 
 def _produce(pipeline: str, start: datetime, end: datetime, broken_records: int) -> int:
-    from features.consumer import open_producer
+    from features.producer import open_producer
     from features.replay import replay
     from flows.context import open_context
 

@@ -5,6 +5,7 @@ Nothing here knows a pipeline's columns, and a new pipeline is picked up by bein
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -13,9 +14,11 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from features.events import Records, decode, encode
+from features.consumer import Batch
+from features.events import Records, encode
 from features.ingest import refresh_view
 from features.lake import Lake
+from features.topic_stream import TopicStream
 from perennial.scaffold import init_pipeline
 from perennial.settings import Settings, settings
 from pipelines.spec import EventSpec, PipelineSpec, add_pipelines_dir, load_pipeline, pipeline_names
@@ -50,6 +53,13 @@ class Sample:
         values = encode(self.history[event.topic], event)
         return Records.of((0, offset, None, value) for offset, value in enumerate(values))
 
+    def shuffled(self, event: EventSpec, dice: random.Random) -> Records:
+        """The topic's records in another order, none of them later than the topic's stated lateness."""
+        times = self.history[event.topic][event.event_timestamp].dt.epoch("us")
+        comes = [at + dice.uniform(0, event.lateness_s * 1e6) for at in times]
+        in_order = sorted(zip(comes, self.records(event).values, strict=True))
+        return Records.of((0, offset, None, value) for offset, (_, value) in enumerate(in_order))
+
     def take_in(self, home: Path, batches: Mapping[str, Sequence[Records]] | None = None) -> Lake:
         """Take batches of records in, one of each topic at a time, as `perennial ingest` would; by default all at once."""
         where = Settings(home=home)
@@ -59,9 +69,13 @@ class Sample:
             created = self.end + DAY + timedelta(minutes=number)
             for event in self.spec.events:
                 taken = batches[event.topic][number] if number < len(batches[event.topic]) else Records.of([])
-                decoded = decode(taken, event, created)
-                assert decoded.dead_letters.is_empty(), decoded.dead_letters["reason"][0]
-                lake.append(event.table, decoded.events)
+                stream = TopicStream(where, lake, event)
+                reached: dict[int, int] = {}
+                for partition, offset in zip(taken.partitions, taken.offsets, strict=True):
+                    reached[partition] = max(reached.get(partition, 0), offset + 1)
+                stream.take(Batch(taken, reached), created)
+                assert not stream.pending_letters.height, stream.pending_letters["reason"][0]
+                stream.commit()
             for view in self.spec.views:
                 refresh_view(where, lake, self.spec, view)
         return lake

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 
-from features.consumer import Batch, ensure_topics, open_consumer, open_producer, read_to_end, send_dead_letters
+from features.broker import ensure_topics
+from features.consumer import Batch, open_consumer, read_to_end
+from features.producer import open_producer, send_dead_letters
 from perennial.errors import StateError, UnreachableError, UsageError
 from perennial.settings import Settings
 

@@ -1,0 +1,268 @@
+"""What the order of arrival says of events: how late each one is, and whether it was here before.
+
+Both are decided once, when an event is taken in, and are columns of its lake row. Features read the columns, so a
+backfill counts exactly the events that the stream counted, however the stream was cut into batches.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from features.lake import EVENT_TIMESTAMP
+from pipelines.spec import EventSpec
+
+LATE_S = "late_s"
+IS_DUPLICATE = "is_duplicate"
+ARRIVAL_COLUMNS: dict[str, pl.DataType] = {LATE_S: pl.Float64(), IS_DUPLICATE: pl.Boolean()}
+# What a lake commit says of arrivals, beside its positions.
+ARRIVALS = "perennial.arrivals"
+
+Times = npt.NDArray[np.int64]
+Hashes = npt.NDArray[np.uint64]
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Records of a topic since its first one.
+
+    Attributes:
+        ingested: records that became events.
+        dead_lettered: records that did not.
+        late: events that came after a newer one of their partition.
+        too_late: those of them that came later than the topic's stated lateness, and correct nothing.
+        duplicates: events that were here before.
+    """
+
+    ingested: int = 0
+    dead_lettered: int = 0
+    late: int = 0
+    too_late: int = 0
+    duplicates: int = 0
+
+    def __add__(self, other: Counts) -> Counts:
+        ours, theirs = asdict(self), asdict(other)
+        return Counts(**{name: count + theirs[name] for name, count in ours.items()})
+
+    def __sub__(self, other: Counts) -> Counts:
+        ours, theirs = asdict(self), asdict(other)
+        return Counts(**{name: count - theirs[name] for name, count in ours.items()})
+
+    @classmethod
+    def of(cls, marked: pl.DataFrame, dead_lettered: int, event: EventSpec) -> Counts:
+        """Counts of one batch of marked events."""
+        late = marked.get_column(LATE_S)
+        return cls(
+            ingested=marked.height,
+            dead_lettered=dead_lettered,
+            late=int((late > 0).sum()),
+            too_late=int((late > event.lateness_s).sum()),
+            duplicates=int(marked.get_column(IS_DUPLICATE).sum()),
+        )
+
+
+@dataclass(frozen=True)
+class Arrivals:
+    """What a topic's commit says of what had arrived by then.
+
+    Attributes:
+        watermarks: newest event time by Kafka partition.
+        counts: records since the first.
+    """
+
+    watermarks: Mapping[int, datetime] = field(default_factory=dict)
+    counts: Counts = Counts()
+
+    def to_json(self) -> str:
+        """As the commit keeps it."""
+        watermarks = {str(partition): at.isoformat() for partition, at in self.watermarks.items()}
+        return json.dumps({"watermarks": watermarks, "counts": asdict(self.counts)})
+
+    @classmethod
+    def from_json(cls, text: str | None) -> Arrivals:
+        """What a commit kept; None is the time before the first."""
+        if text is None:
+            return cls()
+        told = json.loads(text)
+        watermarks = {int(p): datetime.fromisoformat(at) for p, at in told["watermarks"].items()}
+        return cls(watermarks, Counts(**told["counts"]))
+
+
+def counted(events: pl.DataFrame, event: EventSpec) -> pl.DataFrame:
+    """The events that features count: no second copies, and none that came later than the stated lateness."""
+    return events.filter(
+        ~pl.col(IS_DUPLICATE).fill_null(value=False), pl.col(LATE_S).fill_null(0.0) <= float(event.lateness_s)
+    )
+
+
+def lateness(events: pl.DataFrame, watermarks: Mapping[int, datetime]) -> tuple[pl.Series, dict[int, datetime]]:
+    """How far each event lags behind the newest one that its partition held before it.
+
+    Args:
+        events: `event_timestamp` and `kafka_partition`, in the order of the log within a partition.
+        watermarks: newest event time by partition before these events.
+
+    Returns:
+        Seconds (0 for an event that is not late), and the watermarks after them.
+    """
+    at = pl.col(EVENT_TIMESTAMP)
+    known = pl.col("kafka_partition").replace_strict(
+        list(watermarks), list(watermarks.values()), default=None, return_dtype=pl.Datetime("us", "UTC")
+    )
+    marked = events.select(
+        "kafka_partition",
+        at,
+        before=pl.max_horizontal(known, at.cum_max().shift(1).over("kafka_partition")),
+    )
+    late = marked.select(
+        ((pl.col("before") - at).dt.total_microseconds() / 1e6).clip(lower_bound=0.0).fill_null(0.0).alias(LATE_S)
+    ).to_series()
+    newest = dict(marked.group_by("kafka_partition").agg(at.max()).iter_rows())
+    return late, {
+        p: max(known for known in (watermarks.get(p), newest.get(p)) if known is not None)
+        for p in {*watermarks, *newest}
+    }
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Ids that were seen, as hashes sorted with their event times (microseconds)."""
+
+    hashes: Hashes
+    times: Times
+
+    def near(self, hashes: Hashes, times: Times, within_us: int) -> npt.NDArray[np.bool_]:
+        """Whether each (hash, time) has the same hash here at most that far away in time."""
+        low = np.searchsorted(self.hashes, hashes, "left")
+        end = np.searchsorted(self.hashes, hashes, "right")
+        found = np.zeros(len(hashes), dtype=np.bool_)
+        some = np.flatnonzero(end > low)
+        if not len(some):
+            return found
+        low, end, wanted = low[some], end[some], times[some] - within_us
+        last = end.copy()
+        # Of the times with that hash the first that is not too old: a binary search, for all of them at once.
+        while (open_ := low < end).any():
+            middle = (low + end) // 2
+            below = open_ & (self.times[np.minimum(middle, len(self.times) - 1)] < wanted)
+            low, end = np.where(below, middle + 1, low), np.where(open_ & ~below, middle, end)
+        within = low < last
+        within[within] = self.times[low[within]] <= times[some][within] + within_us
+        found[some] = within
+        return found
+
+
+class SeenIds:
+    """Which event ids were here, near which event times.
+
+    Ids are kept as 64-bit hashes, 16 bytes an event. Two different ids that are taken for one cost a feature one event,
+    with a chance of n / 2**64 an event (n: events within the horizon); the event itself is in the lake all the same.
+
+    Args:
+        event: the topic.
+        read: what the lake holds of [since, until) by event time: `event_timestamp` and the fields of the event's id.
+    """
+
+    def __init__(self, event: EventSpec, read: Callable[[datetime, datetime], pl.DataFrame]) -> None:
+        self._event = event
+        self._read = read
+        self._within = timedelta(seconds=event.dedup_s)
+        self._runs: list[_Run] = []
+        self._covered: tuple[datetime, datetime] | None = None
+
+    def mark(self, events: pl.DataFrame) -> npt.NDArray[np.bool_]:
+        """Whether each event has the id of an earlier one, here or in the lake, at most `dedup_s` away in event time.
+
+        Args:
+            events: in the order in which they came; they are seen from now on.
+        """
+        if not events.height:
+            return np.zeros(0, dtype=np.bool_)
+        hashes, times = self._hashed(events)
+        order = np.lexsort((times, hashes))  # looked up in order, they are found in a third of the time
+        at = events.get_column(EVENT_TIMESTAMP)
+        first, last = at.min(), at.max()
+        if not isinstance(first, datetime) or not isinstance(last, datetime):
+            raise TypeError(f"{self._event.topic}: event time is {first!r}")
+        self._cover(first - self._within, last + self._within + timedelta(microseconds=1))
+        within_us = self._event.dedup_s * 1_000_000
+        found = _copies(hashes, times, within_us)
+        for run in self._runs:
+            found[order] |= run.near(hashes[order], times[order], within_us)
+        self._add(_Run(hashes[order], times[order]))
+        return found
+
+    def forget(self, before: datetime) -> None:
+        """Let go of ids of events before that time."""
+        floor = _microseconds(before)
+        kept = []
+        for run in self._runs:
+            stays = run.times >= floor
+            if not stays.all():
+                run = _Run(run.hashes[stays], run.times[stays])
+            kept.append(run)
+        self._runs = [run for run in kept if len(run.hashes)]
+        if self._covered and before > self._covered[0]:
+            self._covered = (before, max(before, self._covered[1]))
+
+    def _hashed(self, events: pl.DataFrame) -> tuple[Hashes, Times]:
+        times = events.get_column(EVENT_TIMESTAMP).dt.epoch("us").to_numpy()
+        return events.select(self._event.event_id).hash_rows().to_numpy(), times
+
+    def _cover(self, since: datetime, until: datetime) -> None:
+        """Know what the lake holds of that stretch, too."""
+        if self._covered is None:
+            wanted = [(since, until)]
+            self._covered = (since, until)
+        else:
+            low, high = self._covered
+            wanted = [(since, low)] if since < low else []
+            wanted += [(high, until)] if until > high else []
+            self._covered = (min(low, since), max(high, until))
+        for start, end in wanted:
+            known = self._read(start, end)
+            if known.height:
+                self._add(_sorted_run(*self._hashed(known)))
+
+    def _add(self, run: _Run) -> None:
+        self._runs.append(run)
+        # Runs stay few, and each id is sorted again only as often as their number doubles.
+        while len(self._runs) > 1 and len(self._runs[-2].hashes) < 2 * len(self._runs[-1].hashes):
+            newer, older = self._runs.pop(), self._runs.pop()
+            merged = np.concatenate([older.hashes, newer.hashes]), np.concatenate([older.times, newer.times])
+            self._runs.append(_sorted_run(*merged))
+
+
+def _sorted_run(hashes: Hashes, times: Times) -> _Run:
+    order = np.lexsort((times, hashes))
+    return _Run(hashes[order], times[order])
+
+
+def _copies(hashes: Hashes, times: Times, within_us: int) -> npt.NDArray[np.bool_]:
+    """Whether each has an earlier one in the batch with the same hash, that near in time."""
+    order = np.argsort(hashes, kind="stable")
+    same = hashes[order][1:] == hashes[order][:-1]
+    found = np.zeros(len(hashes), dtype=np.bool_)
+    if not same.any():
+        return found
+    twice = np.zeros(len(hashes), dtype=np.bool_)
+    twice[order[1:][same]] = twice[order[:-1][same]] = True
+    rows = np.flatnonzero(twice)
+    some = pl.DataFrame({"row": rows, "id": hashes[rows], "at": times[rows]})
+    window = f"{within_us + 1}i"
+    first = pl.min_horizontal(
+        pl.col("row").rolling_min_by("at", window, closed="right").over("id"),
+        pl.col("row").rolling_min_by(-pl.col("at"), window, closed="right").over("id"),
+    )
+    found[rows] = some.select(first < pl.col("row")).to_series().to_numpy()
+    return found
+
+
+def _microseconds(at: datetime) -> int:
+    return (at - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)

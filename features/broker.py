@@ -1,0 +1,91 @@
+"""The Kafka broker, by kafka-python: clients with the user's options, its errors in our words, its topics."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from perennial.errors import StateError, UnreachableError, UsageError
+from perennial.settings import Settings
+
+T = TypeVar("T")
+
+# It reports its own orderly closing as errors. What matters to a caller is raised.
+logging.getLogger("kafka").setLevel(logging.CRITICAL)
+
+
+@contextmanager
+def reaching(settings: Settings) -> Iterator[None]:
+    """What kafka-python raises within the block, as our errors.
+
+    Raises:
+        UnreachableError: no broker answers.
+        UsageError: the user's options cannot be used.
+        StateError: the broker refused.
+    """
+    from kafka.errors import KafkaConfigurationError, KafkaConnectionError, KafkaError, KafkaTimeoutError
+
+    try:
+        yield
+    except (KafkaConnectionError, KafkaTimeoutError) as error:
+        raise UnreachableError(
+            f"no Kafka broker answers at {settings.kafka_bootstrap_servers} ({type(error).__name__}); "
+            "start one with `perennial up`, or set PERENNIAL_KAFKA_BOOTSTRAP_SERVERS"
+        ) from error
+    except KafkaConfigurationError as error:
+        raise UsageError(f"PERENNIAL_KAFKA_OPTIONS cannot be used: {error}; correct them") from error
+    except KafkaError as error:
+        raise StateError(
+            f"Kafka at {settings.kafka_bootstrap_servers} refused: {error!r}; see its log and PERENNIAL_KAFKA_OPTIONS"
+        ) from error
+
+
+def open_client(client: Callable[..., T], settings: Settings, **ours: Any) -> T:
+    """A client for the broker; of what the user sets it takes what is meant for its kind, and that wins.
+
+    Raises:
+        UsageError: an address that is none, or an option that no client knows.
+    """
+    from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
+
+    kinds = (KafkaAdminClient, KafkaConsumer, KafkaProducer)
+    if unknown := set(settings.kafka_options).difference(*(kind.DEFAULT_CONFIG for kind in kinds)):
+        raise UsageError(
+            f"PERENNIAL_KAFKA_OPTIONS has {sorted(unknown)}, which kafka-python does not know; correct them"
+        )
+    own = client.DEFAULT_CONFIG  # type: ignore[attr-defined]
+    options = {
+        "bootstrap_servers": settings.kafka_bootstrap_servers.split(","),
+        "bootstrap_timeout_ms": 5_000,
+        **ours,
+        **{key: value for key, value in settings.kafka_options.items() if key in own},
+    }
+    try:
+        return client(**options)
+    except ValueError as error:
+        raise UsageError(
+            f"PERENNIAL_KAFKA_BOOTSTRAP_SERVERS is {settings.kafka_bootstrap_servers!r}, or its options are not usable: "
+            f"{error}; write host:port, several with commas between them"
+        ) from error
+
+
+def ensure_topics(settings: Settings, topics: Iterable[str], partitions: int = 1) -> None:
+    """Create the topics that do not exist yet."""
+    from kafka import KafkaAdminClient
+    from kafka.admin import NewTopic
+    from kafka.errors import TopicAlreadyExistsError
+
+    with reaching(settings):
+        admin = open_client(KafkaAdminClient, settings)
+        try:
+            existing = set(admin.list_topics())
+            for topic in topics:
+                if topic not in existing:
+                    try:
+                        admin.create_topics([NewTopic(topic, partitions, 1)])
+                    except TopicAlreadyExistsError:
+                        continue
+        finally:
+            admin.close()
