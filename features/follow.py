@@ -1,0 +1,214 @@
+"""The stream without an end: each event's features are online within the second, and in the lake every few seconds.
+
+Features go online before their events are in the lake. Killed in between, the events are read from Kafka again, and the
+online store takes the same values again: nothing is online that the lake will not hold.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence, Set
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from features import windows
+from features.consumer import Batch, Columns, behind, open_consumer, poll, start_positions, tell_positions
+from features.ingest import TopicIngest, ViewRefresh, ingest_topic, refresh_view
+from features.lake import Lake
+from features.store import OnlineWriter, view_table
+from features.tail import Tail
+from features.topic_stream import TopicStream, topic_schema
+from perennial.errors import ConflictError, UnreachableError
+from perennial.settings import Settings
+from pipelines.spec import FeatureView, PipelineSpec
+
+if TYPE_CHECKING:
+    from kafka import KafkaConsumer, TopicPartition
+
+LOG = logging.getLogger(__name__)
+POLL_MS = 100
+POLL_ROWS = 5_000
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0
+
+
+@dataclass(frozen=True)
+class Committed:
+    """What one commit of the follower kept."""
+
+    topics: tuple[TopicIngest, ...]
+    views: tuple[ViewRefresh, ...]
+
+
+class Follower:
+    """Follows the topics of a pipeline until it is stopped.
+
+    Whatever goes wrong - another ingest, a broker or an online store that is away - ends a session; the next one begins
+    where the lake's last commit ended. It is the same as being killed.
+
+    Args:
+        settings: where everything is.
+        lake: the pipeline's lake.
+        spec: the pipeline.
+        every_s: seconds between two commits to the lake.
+        max_rows: records after which a commit comes earlier.
+        on_commit: told after each commit.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        lake: Lake,
+        spec: PipelineSpec,
+        every_s: float,
+        max_rows: int,
+        on_commit: Callable[[Committed], None],
+    ) -> None:
+        self._settings, self._lake, self._spec = settings, lake, spec
+        self._every_s, self._max_rows, self._on_commit = every_s, max_rows, on_commit
+        self._stopped = threading.Event()
+
+    def stop(self) -> None:
+        """End soon: what was read is committed first."""
+        self._stopped.set()
+
+    def run(self) -> None:
+        """Follow until `stop`.
+
+        Raises:
+            StateError: the stream cannot go on by itself (records expired, another broker's data).
+        """
+        wait_s = FIRST_WAIT_S
+        while not self._stopped.is_set():
+            began = time.monotonic()
+            try:
+                with ExitStack() as stack:
+                    _Session(self, stack).run()
+            except (ConflictError, UnreachableError) as error:
+                if time.monotonic() - began > LONGEST_WAIT_S:
+                    wait_s = FIRST_WAIT_S
+                LOG.warning("%s; going on from the lake's last commit in %.1f s", error, wait_s)
+                self._stopped.wait(wait_s)
+                wait_s = min(2 * wait_s, LONGEST_WAIT_S)
+
+
+class _Session:
+    """From one start at the lake's positions to the next."""
+
+    def __init__(self, follower: Follower, stack: ExitStack) -> None:
+        self._of = follower
+        settings, lake, spec = follower._settings, follower._lake, follower._spec
+        # What came while nobody followed is taken in as a micro-batch, in bounded memory.
+        now = datetime.now(UTC)
+        topics = tuple(ingest_topic(settings, lake, event, now) for event in spec.events)
+        views = tuple(refresh_view(settings, lake, spec, view) for view in spec.views)
+        follower._on_commit(Committed(topics, views))
+        self._streams = {event.topic: TopicStream(settings, lake, event) for event in spec.events}
+        self._writer = OnlineWriter(spec, settings)
+        self._tails = {view.name: self._tail(view) for view in spec.views}
+        self._no_rows = {view.name: self._nothing(view) for view in spec.views}
+        self._rows: dict[str, list[pl.DataFrame]] = {view.name: [] for view in spec.views}
+        self._online_keys = dict.fromkeys(self._rows, 0)
+        self._counts = {topic: stream.arrivals.counts for topic, stream in self._streams.items()}
+        self._consumer: KafkaConsumer = stack.enter_context(open_consumer(settings, f"perennial-{spec.name}"))
+        self._assigned = self._assign()
+        self._committed_at = time.monotonic()
+
+    def run(self) -> None:
+        """Read, build, write online; commit now and then; until there is another partition, or the end."""
+        while True:
+            self._take(poll(self._consumer, POLL_MS, POLL_ROWS))
+            stopped = self._of._stopped.is_set()
+            waited = time.monotonic() - self._committed_at >= self._of._every_s
+            pending = sum(stream.pending_rows for stream in self._streams.values())
+            if waited or stopped or pending >= self._of._max_rows:
+                self._commit()
+                if stopped or self._partitions() != self._assigned:
+                    return
+
+    def _take(self, polled: Mapping[TopicPartition, list[object]]) -> None:
+        columns: dict[str, Columns] = {}
+        for tp, fetched in polled.items():
+            columns.setdefault(tp.topic, Columns()).add(tp.partition, fetched)
+        now = datetime.now(UTC)
+        beyond: list[FeatureView] = []
+        for topic, some in columns.items():
+            reached = {tp.partition: self._consumer.position(tp) for tp in polled if tp.topic == topic}
+            events = self._streams[topic].take(Batch(some.records(), reached), now)
+            if events.height:
+                beyond += [v for v in self._of._spec.views if v.topic == topic and not self._build(v, events)]
+        if beyond:
+            self._build_from_lake(beyond)
+
+    def _build(self, view: FeatureView, events: pl.DataFrame) -> bool:
+        """Bring events online; False if one is so late that the tail does not hold its windows."""
+        rows = self._tails[view.name].build(events)
+        if rows is None:
+            return False
+        self._online_keys[view.name] += self._writer.write(view, rows)
+        self._rows[view.name].append(rows)
+        return True
+
+    def _build_from_lake(self, views: Sequence[FeatureView]) -> None:
+        self._commit(but_not={view.name for view in views})
+        for view in views:
+            refreshed = refresh_view(self._of._settings, self._of._lake, self._of._spec, view)
+            self._online_keys[view.name] += refreshed.online_keys
+            self._tails[view.name] = self._tail(view)
+
+    def _commit(self, but_not: Set[str] = frozenset()) -> None:
+        lake, spec = self._of._lake, self._of._spec
+        topics, views = [], []
+        built = {topic: stream.positions for topic, stream in self._streams.items()}
+        for topic, stream in self._streams.items():
+            stream.commit()
+        for view in spec.views:
+            rows = self._rows[view.name]
+            self._rows[view.name] = []
+            positions = self._streams[view.topic].positions
+            if view.name in but_not or positions == built[view.topic]:
+                continue
+            kept = pl.concat([self._no_rows[view.name], *rows])
+            lake.append(view_table(view), kept, positions, read_from=built[view.topic])
+            views.append(ViewRefresh(view.name, kept.height, self._online_keys[view.name]))
+            self._online_keys[view.name] = 0
+        for topic, stream in self._streams.items():
+            counts = stream.arrivals.counts
+            lag_rows = behind(self._consumer, topic, stream.positions)
+            topics.append(TopicIngest(topic, counts - self._counts[topic], lag_rows, stream.newest))
+            if counts != self._counts[topic]:
+                tell_positions(self._consumer, topic, stream.positions)
+            self._counts[topic] = counts
+        self._committed_at = time.monotonic()
+        self._of._on_commit(Committed(tuple(topics), tuple(views)))
+
+    def _tail(self, view: FeatureView) -> Tail:
+        stream = self._streams[view.topic]
+        return Tail(self._of._lake, view, stream.event, stream.newest)
+
+    def _nothing(self, view: FeatureView) -> pl.DataFrame:
+        event = self._streams[view.topic].event
+        return windows.build_features(pl.DataFrame(schema=topic_schema(event)), view, event)
+
+    def _assign(self) -> set[TopicPartition]:
+        starts: dict[TopicPartition, int] = {}
+        for topic, stream in self._streams.items():
+            starts |= start_positions(self._consumer, topic, stream.positions)
+        self._consumer.assign(list(starts))
+        for tp, start in starts.items():
+            self._consumer.seek(tp, start)
+        return set(starts)
+
+    def _partitions(self) -> set[TopicPartition]:
+        from kafka import TopicPartition
+
+        return {
+            TopicPartition(topic, p)
+            for topic in self._streams
+            for p in self._consumer.partitions_for_topic(topic) or ()
+        }
