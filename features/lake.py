@@ -9,26 +9,24 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from datetime import datetime
-from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlparse
 
 import polars as pl
 
-from features.snapshots import let_go_of_old_snapshots, pin
-from perennial.errors import ConflictError, StateError
+from features.catalog import answering, catalog_of
+from features.snapshots import ancestors, let_go_of_old_snapshots, pin, told, words
+from perennial.errors import ConflictError, PerennialError, StateError
 from perennial.settings import Settings
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from pyiceberg.catalog import Catalog
+    from pyiceberg.expressions import BooleanExpression
     from pyiceberg.table import Table
-    from pyiceberg.table.snapshots import Snapshot
 
 LOG = logging.getLogger(__name__)
 OFFSETS = "perennial.offsets"
@@ -43,6 +41,8 @@ TABLE_PROPERTIES = {
 }
 EVENT_TIMESTAMP = "event_timestamp"
 CREATED_TIMESTAMP = "created_timestamp"
+PARTITION, OFFSET = "kafka_partition", "kafka_offset"
+APPEND_TRIES = 5
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,7 @@ class Lake:
     """The tables of one pipeline: a namespace of its own in the catalog."""
 
     def __init__(self, settings: Settings, namespace: str) -> None:
+        self.settings = settings
         self.warehouse = settings.warehouse
         self.catalog_uri = settings.catalog_uri
         self.namespace = namespace
@@ -77,11 +78,15 @@ class Lake:
         if self._catalog is None:
             from sqlalchemy.exc import IntegrityError
 
-            catalog = open_catalog(self.catalog_uri, self.warehouse)
-            with suppress(IntegrityError):  # another process made it between the look and the making
+            catalog = catalog_of(self.settings)
+            with self.answering(), suppress(IntegrityError):  # another process made it between the look and the making
                 catalog.create_namespace_if_not_exists(self.namespace)
             self._catalog = catalog
         return self._catalog
+
+    def answering(self) -> AbstractContextManager[None]:
+        """Tell in a sentence what the catalog or its files refuse."""
+        return answering(self.catalog_uri, self.warehouse)
 
     def append(
         self,
@@ -98,9 +103,11 @@ class Lake:
             table: table name; made from the frame's schema if it does not exist.
             frame: rows to add. Columns the table lacks are added to it as optional columns.
             offsets: next position to read by partition; None leaves the table's positions as they are.
-            properties: what else the snapshot says about itself.
+            properties: what else the snapshot says about itself. What is said in perennial's own words holds until it is
+                said anew.
             partition_by: timestamp column whose day partitions a new table; None for no partitions.
-            read_from: the table's positions that the rows were read from; None does not look at them.
+            read_from: the table's positions that the rows were read from; None does not look at them. With them, a writer
+                that moved no positions, such as a compaction, is let pass and the append tried again.
 
         Returns:
             What was committed.
@@ -108,46 +115,65 @@ class Lake:
         Raises:
             ConflictError: another writer committed first, or moved the positions since; nothing of this append is visible.
             StateError: the rows do not fit the table, or the disk is full.
+            UnreachableError: the catalog or S3 does not answer. If only its answer was lost, the rows are there: read
+                the positions again.
         """
         from pyiceberg.exceptions import CommitFailedException
 
+        arrow = frame.to_arrow(compat_level=pl.CompatLevel.oldest())
+        said = dict(properties or {})
+        # Positions that move tell whether a commit happened. Without them, a second try could double the rows.
+        moves = read_from is not None and any(read_from.get(p) != at for p, at in (offsets or {}).items())
+        for tries_left in reversed(range(APPEND_TRIES if moves else 1)):
+            try:
+                with self.answering():
+                    return self._append(table, arrow, offsets or {}, said, partition_by, read_from)
+            except CommitFailedException as error:
+                if not tries_left:
+                    raise ConflictError(
+                        f"another writer committed to {self.namespace}.{table} first; nothing was kept, run it again"
+                    ) from error
+            except OSError as error:
+                raise StateError(
+                    f"the lake at {self.warehouse} did not take {frame.height} rows: {error}; mend it, run again"
+                ) from error
+        raise AssertionError("unreachable")
+
+    def _append(
+        self,
+        table: str,
+        arrow: pa.Table,
+        offsets: Mapping[int, int],
+        properties: Mapping[str, str],
+        partition_by: str | None,
+        read_from: Mapping[int, int] | None,
+    ) -> LakeCommit:
         from features.transaction import OneCopyTransaction
 
-        arrow = frame.to_arrow(compat_level=pl.CompatLevel.oldest())
-        try:
-            with _catalog_answers(self.catalog_uri):
-                target = self._table(table, arrow.schema, partition_by)
-                _check_fits(target, arrow.schema)
-                known = _offsets(target)
-                # The catalog refuses what another writer overtakes from here on; this, what it overtook before.
-                if read_from is not None and known != read_from:
-                    raise ConflictError(
-                        f"another writer moved {self.namespace}.{table} from {dict(read_from)} to {known}; "
-                        "nothing was kept, run it again"
-                    )
-                positions = {**known, **(offsets or {})}
-                with OneCopyTransaction(target) as transaction:
-                    transaction.append(arrow, {OFFSETS: json.dumps(positions), **(properties or {})})
-        except CommitFailedException as error:
+        target = self._table(table, arrow.schema, partition_by)
+        _check_fits(target, arrow.schema)
+        known = _offsets(target)
+        # The catalog refuses what another writer overtakes from here on; this, what it overtook before.
+        if read_from is not None and known != read_from:
             raise ConflictError(
-                f"another writer committed to {self.namespace}.{table} first; nothing was kept, run it again"
-            ) from error
-        except OSError as error:
-            raise StateError(
-                f"the lake at {self.warehouse} did not take {frame.height} rows: {error}; mend it, run again"
-            ) from error
+                f"another writer moved {self.namespace}.{table} from {dict(read_from)} to {known}; "
+                "nothing was kept, run it again"
+            )
+        positions = {**known, **offsets}
+        with OneCopyTransaction(target) as transaction:
+            transaction.append(arrow, {**told(target), OFFSETS: json.dumps(positions), **properties})
         snapshot = target.current_snapshot()
         if snapshot is None:
             raise StateError(f"{self.namespace}.{table} has no snapshot after a commit; the catalog is damaged")
         self._tidy(target)
-        return LakeCommit(table, snapshot.snapshot_id, frame.height, positions)
+        return LakeCommit(table, snapshot.snapshot_id, arrow.num_rows, positions)
 
     def _tidy(self, target: Table) -> None:
         """Housekeeping after a commit, which has happened whatever becomes of this; the next commit tries again."""
         try:
-            with _catalog_answers(self.catalog_uri):
+            with self.answering():
                 let_go_of_old_snapshots(target)
-        except (StateError, OSError) as error:
+        except (PerennialError, OSError) as error:
             LOG.warning("old snapshots of %s stay for now: %s", ".".join(target.name()), error)
 
     def pin(self, table: str, snapshot_id: int, name: str) -> None:
@@ -157,7 +183,8 @@ class Lake:
             ConflictError: other writers kept committing first.
             StateError: there is no such table or snapshot.
         """
-        pin(lambda: self.existing(table), snapshot_id, name)
+        with self.answering():
+            pin(lambda: self.existing(table), snapshot_id, name)
 
     def read(
         self,
@@ -177,7 +204,28 @@ class Lake:
             raise StateError(
                 f"{self.namespace}.{table} no longer has snapshot {snapshot_id}; read it as it is now, or another snapshot"
             )
-        return _to_polars(scan(target, since, until, columns, snapshot_id).to_arrow())
+        with self.answering():
+            return _to_polars(scan(target, since, until, columns, snapshot_id).to_arrow())
+
+    def read_places(
+        self, table: str, start: Mapping[int, int], end: Mapping[int, int], columns: tuple[str, ...] = ("*",)
+    ) -> pl.DataFrame:
+        """Rows by where they were in Kafka: of each partition in `end`, offsets from `start` (default 0) to before `end`.
+
+        Files whose offsets are all outside, by the statistics of their columns, are not opened.
+
+        Args:
+            table: a table with columns kafka_partition and kafka_offset.
+            start: first offset by partition.
+            end: offset after the last by partition; other partitions are left out.
+            columns: names of the columns to read.
+
+        Raises:
+            StateError: there is no such table.
+        """
+        target = self.existing(table)
+        with self.answering():
+            return _to_polars(target.scan(_places(start, end), selected_fields=columns).to_arrow())
 
     def read_places(self, table, start, end, columns=("*",)):  # TEMPORARY
         from pyiceberg.expressions import AlwaysFalse, And, EqualTo, GreaterThanOrEqual, LessThan, Or
@@ -197,11 +245,12 @@ class Lake:
         """Rows of the snapshots after `snapshot_id`; all rows there are if it is None, or one in between was let go."""
         target = self.existing(table)
         current = target.current_snapshot()
-        if snapshot_id is None or current is None or snapshot_id not in {s.snapshot_id for s in _ancestors(target)}:
-            return _to_polars(target.scan().to_arrow())
-        if current.snapshot_id == snapshot_id:
-            return _to_polars(target.scan(row_filter="false").to_arrow())
-        return _to_polars(target.incremental_append_scan(from_snapshot_id_exclusive=snapshot_id).to_arrow())
+        with self.answering():
+            if snapshot_id is None or current is None or snapshot_id not in {s.snapshot_id for s in ancestors(target)}:
+                return _to_polars(target.scan().to_arrow())
+            if current.snapshot_id == snapshot_id:
+                return _to_polars(target.scan(row_filter="false").to_arrow())
+            return _to_polars(target.incremental_append_scan(from_snapshot_id_exclusive=snapshot_id).to_arrow())
 
     def offsets(self, table: str) -> dict[int, int]:
         """Next Kafka position by partition, as of the last commit; empty if nothing was committed yet."""
@@ -215,10 +264,12 @@ class Lake:
         return snapshot.snapshot_id if snapshot else None
 
     def property(self, table: str, name: str) -> str | None:
-        """What the current snapshot says of itself under that name; None if it says nothing."""
+        """What the newest snapshot that tells it says under that name; None if none that is kept does.
+
+        Names that begin with `perennial.` are carried over by every append and compaction; others go with their snapshot.
+        """
         found = self._found(table)
-        snapshot = found.current_snapshot() if found else None
-        return snapshot.summary[name] if snapshot and snapshot.summary else None
+        return next((words(s)[name] for s in ancestors(found) if name in words(s)), None) if found else None
 
     def rows(self, table: str) -> int:
         """Number of rows, from the snapshot's summary."""
@@ -229,11 +280,17 @@ class Lake:
     def count(self, table: str, since: datetime | None, until: datetime | None) -> int:
         """Number of rows by event time, [since, until); mostly from metadata."""
         found = self._found(table)
-        return int(scan(found, since, until).count()) if found else 0
+        with self.answering():
+            return int(scan(found, since, until).count()) if found else 0
 
     def exists(self, table: str) -> bool:
         """Whether the table is there."""
         return self._found(table) is not None
+
+    def tables(self) -> list[str]:
+        """Names of the tables, sorted."""
+        with self.answering():
+            return sorted(name for *_, name in self.catalog.list_tables(self.namespace))
 
     def existing(self, table: str) -> Table:
         """The table as pyiceberg knows it.
@@ -252,7 +309,7 @@ class Lake:
         from pyiceberg.exceptions import NoSuchTableError
 
         try:
-            with _catalog_answers(self.catalog_uri):
+            with self.answering():
                 return self.catalog.load_table(f"{self.namespace}.{table}")
         except NoSuchTableError:
             return None
@@ -282,59 +339,6 @@ class Lake:
         except TableAlreadyExistsError:
             pass
         return self.existing(table)
-
-
-@lru_cache(maxsize=8)
-def open_catalog(uri: str, warehouse: str) -> Catalog:
-    """The Iceberg SQL catalog at `uri`, whose tables live below `warehouse`.
-
-    Raises:
-        StateError: the catalog cannot be opened.
-    """
-    from pyiceberg.catalog import load_catalog
-    from sqlalchemy.exc import OperationalError, ProgrammingError
-
-    # pyiceberg takes a file URI's percent signs for parts of the name, so local files go by their plain path.
-    location = unquote(urlparse(warehouse).path) if warehouse.startswith("file:") else warehouse
-    try:
-        if uri.startswith("sqlite:"):
-            Path(unquote(urlparse(uri).path).removeprefix("/")).parent.mkdir(parents=True, exist_ok=True)
-        if location != warehouse:
-            Path(location).mkdir(parents=True, exist_ok=True)
-        with _catalog_answers(uri):
-            # Of two processes that open a new catalog at once, one finds the tables made between its look and its making.
-            with suppress(OperationalError, ProgrammingError):
-                return load_catalog("perennial", type="sql", uri=uri, warehouse=location)
-            return load_catalog("perennial", type="sql", uri=uri, warehouse=location)
-    except OSError as error:
-        raise StateError(
-            f"the lake's catalog {_shown(uri)} cannot be opened: {error}; see PERENNIAL_LAKE_CATALOG_URI"
-        ) from error
-
-
-@contextmanager
-def _catalog_answers(uri: str) -> Iterator[None]:
-    from sqlalchemy.exc import SQLAlchemyError
-
-    try:
-        yield
-    except SQLAlchemyError as error:
-        cause = getattr(error, "orig", None) or error
-        raise StateError(
-            f"the lake's catalog {_shown(uri)} does not answer ({cause}); "
-            "mend it or see PERENNIAL_LAKE_CATALOG_URI, then run again"
-        ) from error
-
-
-def _shown(uri: str) -> str:
-    """The address without its password."""
-    from sqlalchemy import make_url
-    from sqlalchemy.exc import ArgumentError
-
-    try:
-        return make_url(uri).render_as_string(hide_password=True)
-    except ArgumentError:
-        return "(not a database address)"
 
 
 def _check_fits(table: Table, schema: pa.Schema) -> None:
@@ -375,32 +379,34 @@ def first_of_each(events: pl.DataFrame, key: str) -> pl.DataFrame:
     return events.sort(taken_in).unique([key], keep="first", maintain_order=True)
 
 
-def _ancestors(table: Table) -> Iterator[Snapshot]:
-    """The current snapshot and those it came from, newest first, as far as they are kept."""
-    snapshot = table.current_snapshot()
-    while snapshot is not None:
-        yield snapshot
-        snapshot = table.snapshot_by_id(snapshot.parent_snapshot_id) if snapshot.parent_snapshot_id else None
-
-
 def _offsets(table: Table) -> dict[int, int]:
     """Positions as of the newest snapshot that tells them: other Iceberg clients commit, too, and know nothing of Kafka.
 
     Raises:
         StateError: there are snapshots, but none that is kept tells positions.
     """
-    seen = False
-    for snapshot in _ancestors(table):
-        told = snapshot.summary[OFFSETS] if snapshot.summary else None
-        if told is not None:
-            return {int(partition): int(offset) for partition, offset in json.loads(told).items()}
-        seen = True
-    if seen:
+    positions = told(table).get(OFFSETS)
+    if positions is not None:
+        return {int(partition): int(offset) for partition, offset in json.loads(positions).items()}
+    if table.current_snapshot() is not None:
         raise StateError(
             f"no snapshot of {'.'.join(table.name())} that is kept tells its Kafka positions ({OFFSETS}): another program "
             "rewrote it; roll it back to a snapshot of perennial's, or start with a new PERENNIAL_HOME"
         )
     return {}
+
+
+def _places(start: Mapping[int, int], end: Mapping[int, int]) -> BooleanExpression:
+    import pyiceberg.expressions
+
+    by: Any = pyiceberg.expressions  # type checkers do not follow their constructors
+    ranges = [
+        by.And(by.EqualTo(PARTITION, p), by.GreaterThanOrEqual(OFFSET, start.get(p, 0)), by.LessThan(OFFSET, until))
+        for p, until in sorted(end.items())
+        if start.get(p, 0) < until
+    ]
+    chosen: BooleanExpression = by.Or(by.AlwaysFalse(), by.AlwaysFalse(), *ranges)
+    return chosen
 
 
 def _to_polars(table: pa.Table) -> pl.DataFrame:

@@ -2,6 +2,111 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+from typing import TYPE_CHECKING, Annotated
+
 import typer
 
+from perennial.arguments import PipelineName
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from features.lake import Lake
+
 app = typer.Typer(help="The event lake: its snapshots and files.", no_args_is_help=True)
+
+TableName = Annotated[str | None, typer.Option("--table", help="Only this table; default all of the pipeline's.")]
+
+
+@app.command()
+def history(pipeline: PipelineName, table: TableName = None) -> None:
+    """Show each table's snapshots, newest first: when, what was added, up to which Kafka positions, and their names."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from features.maintenance import history as snapshots
+    from features.maintenance import tables_of
+
+    lake = _lake(pipeline)
+    console = Console()
+    for name in tables_of(lake, table):
+        shown = Table(title=f"{pipeline}.{name}", title_justify="left", caption_justify="left")
+        for heading in ("snapshot", "committed (UTC)", "operation"):
+            shown.add_column(heading, no_wrap=True)
+        for heading in ("rows added", "rows", "files", "size"):
+            shown.add_column(heading, justify="right", no_wrap=True)
+        shown.add_column("Kafka positions")
+        shown.add_column("names")
+        for line in snapshots(lake, name):
+            shown.add_row(
+                str(line.snapshot_id),
+                f"{line.committed:%Y-%m-%d %H:%M:%S}",
+                line.operation,
+                f"{line.added_rows:,}" if line.operation == "append" else "",
+                f"{line.total_rows:,}",
+                f"{line.files:,}",
+                _size(line.size_bytes),
+                _positions(line.offsets),
+                ", ".join(line.names),
+            )
+        console.print(shown)
+
+
+@app.command()
+def compact(pipeline: PipelineName, table: TableName = None) -> None:
+    """Write each day's many small files into few large ones. Rows, Kafka positions and named snapshots stay as they are."""
+    from features.maintenance import compact as rewrite
+    from features.maintenance import tables_of
+
+    lake = _lake(pipeline)
+    for name in tables_of(lake, table):
+        done = rewrite(lake, name)
+        told = f"{done.files_before:,} files -> {done.files_after:,}, {done.rewritten_rows:,} rows written again"
+        print(f"{name}: {told if done.commits else f'{done.files_before:,} files, nothing to do'}")
+
+
+@app.command()
+def expire(
+    pipeline: PipelineName,
+    table: TableName = None,
+    keep: Annotated[
+        int, typer.Option(help="How many of the newest snapshots stay; named ones stay anyway.", min=1)
+    ] = 4,
+    older_than: Annotated[
+        float,
+        typer.Option(
+            help="Hours: younger files are left, because a writer at work may not have committed them yet.", min=0
+        ),
+    ] = 24.0,
+) -> None:
+    """Let go of old snapshots without a name, and delete the files that no snapshot needs, of failed commits included."""
+    from features.maintenance import expire as let_go
+    from features.maintenance import tables_of
+    from flows.context import moment
+
+    lake = _lake(pipeline)
+    for name in tables_of(lake, table):
+        done = let_go(lake, name, keep, timedelta(hours=older_than), moment(None))
+        print(
+            f"{name}: {done.snapshots_gone:,} snapshots let go, {done.snapshots_kept:,} kept; "
+            f"{done.files_deleted:,} files deleted ({_size(done.deleted_bytes)})"
+        )
+
+
+def _lake(pipeline: str) -> Lake:
+    from flows.context import open_context
+
+    return open_context(pipeline).lake
+
+
+def _size(size_bytes: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if size_bytes < 1000:
+            return f"{size_bytes:,.0f} {unit}" if unit == "B" else f"{size_bytes:,.1f} {unit}"
+        size_bytes /= 1000
+    return f"{size_bytes:,.1f} GB"
+
+
+def _positions(offsets: Mapping[int, int]) -> str:
+    return ", ".join(f"{partition}: {offset:,}" for partition, offset in sorted(offsets.items()))

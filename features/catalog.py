@@ -1,0 +1,182 @@
+"""Which Iceberg catalog keeps the lake's tables and which files they are in, from the settings.
+
+SQL (SQLite or PostgreSQL) or AWS Glue; local files or S3. Credentials go from the settings to the libraries and into no
+message.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlparse
+
+from perennial.errors import StateError, UnreachableError, UsageError
+from perennial.settings import Settings
+
+if TYPE_CHECKING:
+    from pyiceberg.catalog import Catalog
+    from pyiceberg.catalog.sql import SqlCatalog
+
+CATALOG_SETTING, WAREHOUSE_SETTING = "PERENNIAL_LAKE_CATALOG_URI", "PERENNIAL_LAKE_WAREHOUSE"
+SCHEMES = ("sqlite", "postgresql", "postgres", "postgresql+psycopg", "glue")
+CONNECT_S, READ_S = 5, 30
+# botocore would send a commit again whose answer was lost, Glue would refuse it as overtaken, and pyiceberg would then
+# delete manifests of a snapshot that is in the table. A run that met an error is run again by its schedule.
+GLUE_TRIES = 1
+FILES = {
+    # Arrow's own file systems; without this pyiceberg would take s3fs where that happens to be installed.
+    "py-io-impl": "pyiceberg.io.pyarrow.PyArrowFileIO"
+}
+
+
+def catalog_of(settings: Settings) -> Catalog:
+    """The catalog that the settings name; opened once a process.
+
+    Raises:
+        UsageError: the address is of no kind known here.
+        StateError: the catalog cannot be used as it is.
+        UnreachableError: it does not answer.
+    """
+    options = {name: _as_text(value) for name, value in settings.lake_options.items()}
+    return _open(settings.catalog_uri, settings.warehouse, json.dumps(options, sort_keys=True))
+
+
+@lru_cache(maxsize=8)
+def _open(uri: str, warehouse: str, options: str) -> Catalog:
+    scheme = uri.partition(":")[0]
+    if scheme not in SCHEMES:
+        raise UsageError(
+            f"{CATALOG_SETTING} begins with {scheme[:20]!r}; it is sqlite:///FILE, postgresql://USER@HOST/DATABASE or "
+            "glue://REGION"
+        )
+    # pyiceberg takes a file URI's percent signs for parts of the name, so local files go by their plain path.
+    location = unquote(urlparse(warehouse).path) if warehouse.startswith("file:") else warehouse
+    properties = {**FILES, "warehouse": location, **json.loads(options)}
+    if "s3.endpoint" in properties and not properties.keys() & {"s3.region", "client.region"}:
+        # Else pyiceberg asks Amazon for the region of a bucket that is not Amazon's.
+        properties["s3.region"] = "us-east-1"
+    if location != warehouse:
+        Path(location).mkdir(parents=True, exist_ok=True)
+    with answering(uri, warehouse):
+        return _open_glue(uri, properties) if scheme == "glue" else _open_sql(uri, properties)
+
+
+def _open_glue(uri: str, properties: dict[str, Any]) -> Catalog:
+    from botocore.config import Config
+    from botocore.session import get_session
+    from pyiceberg.catalog.glue import GlueCatalog
+
+    region = urlparse(uri).netloc
+    session = get_session()
+    session.set_default_client_config(Config(connect_timeout=CONNECT_S, read_timeout=READ_S))
+    own = {"glue.max-retries": GLUE_TRIES, "botocore_session": session, **({"glue.region": region} if region else {})}
+    return GlueCatalog("perennial", **{**properties, **own})
+
+
+def _open_sql(uri: str, properties: dict[str, Any]) -> Catalog:
+    from pyiceberg.catalog.sql import SqlCatalog
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
+
+    url = make_url(uri)
+    # Of two processes that open a new catalog at once, one finds the tables made between its look and its making.
+    overtaken: tuple[type[Exception], ...] = (IntegrityError, ProgrammingError)
+    if url.drivername == "sqlite":
+        if url.database:
+            Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+        overtaken += (OperationalError,)
+    else:
+        url = url.set(drivername="postgresql+psycopg")
+        if "connect_timeout" not in url.query:
+            url = url.update_query_dict({"connect_timeout": str(CONNECT_S)})
+        properties = {"pool_pre_ping": "true", **properties}
+    address = url.render_as_string(hide_password=False)
+    with suppress(*overtaken):
+        return _write_ahead(SqlCatalog("perennial", uri=address, **properties))
+    return _write_ahead(SqlCatalog("perennial", uri=address, **properties))
+
+
+def _write_ahead(catalog: SqlCatalog) -> SqlCatalog:
+    """Let SQLite write ahead and not wait for the disk: half of a small commit's time.
+
+    Killed, the process loses nothing. A machine that loses power may forget the last commits, and with them their Kafka
+    positions; the files of those commits were not waited for either, so a catalog that had been would name lost files.
+    """
+    import sqlite3
+
+    from sqlalchemy import event
+
+    def begin(connection: Any, _: Any) -> None:
+        with suppress(sqlite3.Error):  # somebody holds the database just now; it works as it is, only slower
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = NORMAL")
+
+    if catalog.engine.dialect.name == "sqlite":
+        event.listen(catalog.engine, "connect", begin)
+        catalog.engine.dispose()
+    return catalog
+
+
+@contextmanager
+def answering(uri: str, warehouse: str) -> Iterator[None]:
+    """Tell in a sentence what a catalog or its files refuse. Errors of local files pass: their sentence has the path.
+
+    Args:
+        uri: of the catalog.
+        warehouse: URI of the files.
+
+    Raises:
+        UnreachableError: the catalog or S3 does not answer.
+        StateError: a local catalog cannot be used as it is.
+    """
+    try:
+        yield
+    except _failures(uri) as error:
+        cause = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
+        kind = StateError if uri.startswith("sqlite:") else UnreachableError
+        raise kind(
+            f"the lake's catalog {shown(uri)} does not answer ({cause}); mend it or see {CATALOG_SETTING}, then run again"
+        ) from error
+    except OSError as error:
+        if not remote(warehouse):
+            raise
+        raise UnreachableError(
+            f"the lake's files at {warehouse} cannot be reached ({error}); mend it or see {WAREHOUSE_SETTING} and "
+            "PERENNIAL_LAKE_OPTIONS, then run again"
+        ) from error
+
+
+def remote(warehouse: str) -> bool:
+    """Whether the files are elsewhere, such as in S3."""
+    return "://" in warehouse and not warehouse.startswith("file:")
+
+
+def _failures(uri: str) -> tuple[type[Exception], ...]:
+    if uri.startswith("glue:"):
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        return (BotoCoreError, ClientError)
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return (SQLAlchemyError,)
+
+
+def shown(uri: str) -> str:
+    """The address without its password."""
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    if uri.startswith("glue:"):
+        return uri
+    try:
+        return make_url(uri).render_as_string(hide_password=True)
+    except ArgumentError:
+        return "(not a database address)"
+
+
+def _as_text(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
