@@ -227,20 +227,6 @@ class Lake:
         with self.answering():
             return _to_polars(target.scan(_places(start, end), selected_fields=columns).to_arrow())
 
-    def read_places(self, table, start, end, columns=("*",)):  # TEMPORARY
-        from pyiceberg.expressions import AlwaysFalse, And, EqualTo, GreaterThanOrEqual, LessThan, Or
-
-        f = AlwaysFalse()
-        for p, e in end.items():
-            f = Or(
-                f,
-                And(
-                    EqualTo("kafka_partition", p),
-                    And(GreaterThanOrEqual("kafka_offset", value=start.get(p, 0)), LessThan("kafka_offset", value=e)),
-                ),
-            )
-        return _to_polars(self.existing(table).scan(row_filter=f, selected_fields=columns).to_arrow())
-
     def appended_since(self, table: str, snapshot_id: int | None) -> pl.DataFrame:
         """Rows of the snapshots after `snapshot_id`; all rows there are if it is None, or one in between was let go."""
         target = self.existing(table)

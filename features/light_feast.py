@@ -39,12 +39,17 @@ with _light():
     from feast.infra.data_sources.contrib.iceberg_catalog.iceberg_source import IcebergSource
     from feast.infra.offline_stores.duckdb import DuckDBOfflineStore, DuckDBOfflineStoreConfig
     from feast.infra.offline_stores.offline_store import RetrievalJob, RetrievalMetadata
+    from feast.infra.online_stores.sqlite import SqliteOnlineStore, SqliteOnlineStoreConfig
+    from feast.infra.registry.file import FileRegistryStore
 
 __all__ = [
     "DuckDBOfflineStore",
     "DuckDBOfflineStoreConfig",
+    "FileRegistryStore",
     "IcebergSource",
     "RetrievalJob",
     "RetrievalMetadata",
+    "SqliteOnlineStore",
+    "SqliteOnlineStoreConfig",
     "feast",
 ]

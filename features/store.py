@@ -6,6 +6,7 @@ their lineage as tags.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,8 +17,11 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
+from pydantic import SecretStr
 
+from features import lineage
 from features.lake import CREATED_TIMESTAMP, EVENT_TIMESTAMP, Lake, scan
+from features.lineage import FeatureLineage
 from perennial.errors import StateError
 from perennial.settings import Settings, settings
 from pipelines.spec import FeatureView, PipelineSpec
@@ -25,9 +29,13 @@ from pipelines.spec import FeatureView, PipelineSpec
 if TYPE_CHECKING:
     import feast
 
+    from features.feast_online import NewestOnlineStore
+
 ENTITY_KEY = "entity_key"
-# To be raised when features/feast_lake.py is stored in another way, so that definitions are applied again.
-SOURCE_VERSION = 2
+# To be raised when features/feast_*.py store something in another way, so that definitions are applied again.
+SOURCE_VERSION = 3
+REGISTRY_FILE = "registry.db"
+ONLINE_FILE = "online.db"
 
 
 def view_table(view: FeatureView) -> str:
@@ -94,14 +102,19 @@ def repo_config(spec: PipelineSpec, settings: Settings) -> feast.RepoConfig:
 
     folder = settings.feast_dir / spec.name
     online: dict[str, Any] = (
-        {"type": "redis", "connection_string": settings.online_store_url.removeprefix("redis://")}
+        {"type": "features.feast_redis.NewestRedisOnlineStore", "url": SecretStr(settings.online_store_url)}
         if settings.online_store_url
-        else {"type": "sqlite", "path": str(folder / "online.db")}
+        else {"type": "features.feast_online.NewestSqliteOnlineStore", "path": str(folder / ONLINE_FILE)}
     )
     return feast.RepoConfig(
         project=spec.name,
         provider="local",
-        registry={"path": str(folder / "registry.db"), "cache_ttl_seconds": 0},
+        registry={
+            "registry_type": "file",
+            "registry_store_type": "features.feast_online.AtomicRegistryStore",
+            "path": str(folder / REGISTRY_FILE),
+            "cache_ttl_seconds": 0,
+        },
         offline_store={"type": "features.feast_lake.LakeOfflineStore"},
         online_store=online,
         entity_key_serialization_version=3,
@@ -110,23 +123,51 @@ def repo_config(spec: PipelineSpec, settings: Settings) -> feast.RepoConfig:
 
 
 def open_store(spec: PipelineSpec, settings: Settings) -> feast.FeatureStore:
-    """The pipeline's feature store, its definitions applied if they changed since the last time."""
+    """The pipeline's feature store, its definitions applied if they or the code changed since the last time."""
     from features.light_feast import feast
 
     folder = settings.feast_dir / spec.name
     folder.mkdir(parents=True, exist_ok=True)
-    known = (folder / "registry.db").exists()
-    store = feast.FeatureStore(config=repo_config(spec, settings))
-    applied = folder / "applied.json"
-    told = [SOURCE_VERSION, str(settings.online_store_url), [v.model_dump() for v in spec.views]]
-    # Only its hash is kept: the address may hold a password.
+    config = repo_config(spec, settings)
+    # Only its hash is kept: the address of the online store may hold a password.
+    told = [
+        SOURCE_VERSION,
+        lineage.code_version(spec.name),
+        config.online_store.type,
+        settings.online_store_url or str(folder),
+        [v.model_dump() for v in spec.views],
+    ]
     definitions = hashlib.sha256(json.dumps(told).encode()).hexdigest()
-    if not applied.exists() or applied.read_text() != definitions or not known:
-        with _pinned(Pins(settings)):
-            store.apply(feast_objects(spec))
-        # Written last: a crash in between applies again, which changes nothing.
-        applied.write_text(definitions)
+    applied = folder / "applied.json"
+    made = [folder / REGISTRY_FILE, *(() if settings.online_store_url else [folder / ONLINE_FILE])]
+    # Of two processes the second finds the work done; both at once would each replace what the other registered.
+    with (folder / "apply.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        store = feast.FeatureStore(config=config)
+        if not applied.exists() or applied.read_text() != definitions or not all(path.exists() for path in made):
+            with _pinned(Pins(settings)):
+                store.apply(feast_objects(spec))
+            # Written last: a crash in between applies again, which changes nothing.
+            applied.write_text(definitions)
     return store
+
+
+def applied_lineage(spec: PipelineSpec, settings: Settings) -> tuple[FeatureLineage, ...]:
+    """Where each feature comes from, as Feast's registry says; nothing is applied for it.
+
+    Raises:
+        StateError: nothing was applied yet.
+    """
+    from features.light_feast import feast
+
+    if not (settings.feast_dir / spec.name / REGISTRY_FILE).exists():
+        raise StateError(f"no features of {spec.name} are registered yet; run `perennial ingest {spec.name}` first")
+    views = feast.FeatureStore(config=repo_config(spec, settings)).list_feature_views()
+    return tuple(
+        lineage.from_tags(view.name, feature.name, {**view.tags, **feature.tags})
+        for view in views
+        for feature in view.features
+    )
 
 
 def feast_objects(spec: PipelineSpec) -> list[Any]:
@@ -144,8 +185,8 @@ def feast_objects(spec: PipelineSpec) -> list[Any]:
             entities=[entities[view.entity]],
             ttl=timedelta(seconds=view.ttl_s),
             schema=[
-                feast.Field(name=a.name, dtype=feast.types.Float64, tags={"field": a.field, "function": a.function})
-                for a in view.aggregates
+                feast.Field(name=of.feature, dtype=feast.types.Float64, tags=lineage.tags(of))
+                for of in lineage.of_view(spec, view)
             ],
             source=LakeSource(
                 name=f"{spec.name}_{view.name}",
@@ -157,7 +198,7 @@ def feast_objects(spec: PipelineSpec) -> list[Any]:
                 timestamp_field=EVENT_TIMESTAMP,
                 created_timestamp_column=CREATED_TIMESTAMP,
             ),
-            tags={"topic": view.topic, "key": view.key},
+            tags=lineage.view_tags(spec, view),
         )
         for view in spec.views
     ]
@@ -204,26 +245,47 @@ def historical(
     )
 
 
+class OnlineWriter:
+    """A pipeline's online values, opened once, written and read by column; the store never puts an older row over a newer one."""
+
+    def __init__(self, spec: PipelineSpec, settings: Settings) -> None:
+        store = open_store(spec, settings)
+        self._config = store.config
+        self._views = {view.name: store.get_feature_view(view.name) for view in spec.views}
+        self._store: NewestOnlineStore = store._get_provider().online_store
+
+    def write(self, view: FeatureView, rows: pl.DataFrame) -> int:
+        """Bring a view's newest values online.
+
+        Of rows of one key the newest by (event time, created time) goes in, unless a newer one is there; all features
+        of a key move together. Safe with several writers, and to be repeated.
+
+        Args:
+            view: one of the pipeline's views.
+            rows: feature rows from `build_features`, in any order.
+
+        Returns:
+            How many keys were written.
+
+        Raises:
+            UnreachableError: Redis does not answer. Some keys may have been written, each whole.
+            StateError: the store refused the rows.
+        """
+        newest = rows.sort(EVENT_TIMESTAMP, CREATED_TIMESTAMP).unique([view.entity], keep="last")
+        return self._store.write_numbers(self._config, self._views[view.name], newest) if newest.height else 0
+
+    def read(self, view: FeatureView, keys: Sequence[str]) -> pl.DataFrame:
+        """What is online of these keys, in no order: key, `event_timestamp`, `created_timestamp` and the features."""
+        return self._store.read_numbers(self._config, self._views[view.name], keys)
+
+    def keys(self, view: FeatureView) -> Iterator[list[str]]:
+        """Every key that is online, in batches; a key may be told twice."""
+        return self._store.keys(self._config, self._views[view.name])
+
+
 def write_online(spec: PipelineSpec, settings: Settings, view: FeatureView, rows: pl.DataFrame) -> int:
-    """Bring a view's newest values online: one row a key, and never an older value over a newer one.
-
-    Args:
-        rows: feature rows from `build_features`, in any order.
-
-    Returns:
-        How many keys were written.
-    """
-    newest = rows.sort(EVENT_TIMESTAMP, CREATED_TIMESTAMP).unique([view.entity], keep="last", maintain_order=True)
-    if not newest.height:
-        return 0
-    store = open_store(spec, settings)
-    table = store.get_feature_view(view.name)
-    online = _read_online(store, table, view, newest.get_column(view.entity).to_list())
-    known = pl.Series([at for at, _ in online], dtype=pl.Datetime("us", "UTC"))
-    fresh = newest.filter(known.is_null() | (known <= newest.get_column(EVENT_TIMESTAMP)))
-    if fresh.height:
-        _write_online(store, table, view, fresh)
-    return fresh.height
+    """`OnlineWriter.write` once."""
+    return OnlineWriter(spec, settings).write(view, rows) if rows.height else 0
 
 
 class OnlineFeatures:
@@ -280,23 +342,6 @@ def _read_online(
         numbers = {n: v.double_val for n, v in (values or {}).items() if v.HasField("double_val")}
         found[key] = (moment, numbers)
     return [found.get(key, (None, {})) for key in keys]
-
-
-def _write_online(store: feast.FeatureStore, table: feast.FeatureView, view: FeatureView, rows: pl.DataFrame) -> None:
-    # Not by write_to_online_store: it passes over a frame without any value, and what was known before would stay.
-    from feast.protos.feast.types.EntityKey_pb2 import EntityKey
-    from feast.protos.feast.types.Value_pb2 import Value
-
-    data = [
-        (
-            EntityKey(join_keys=[view.entity], entity_values=[Value(string_val=row[view.entity])]),
-            {a.name: Value() if row[a.name] is None else Value(double_val=row[a.name]) for a in view.aggregates},
-            row[EVENT_TIMESTAMP],
-            row[CREATED_TIMESTAMP],
-        )
-        for row in rows.iter_rows(named=True)
-    ]
-    store._get_provider().online_write_batch(store.config, table, data, None)
 
 
 def _request_rows(spec: PipelineSpec, scored: pl.DataFrame) -> pl.DataFrame:

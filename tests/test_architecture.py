@@ -80,12 +80,21 @@ def test_a_pipeline_needs_nothing_but_its_contract() -> None:
         assert all(name.startswith(tuple(own)) for name in ours), path
 
 
-@pytest.mark.parametrize("library", ["great_expectations", "evidently", "feast", "kafka", "pyiceberg", "mlflow"])
+@pytest.mark.parametrize(
+    "library", ["great_expectations", "evidently", "feast", "kafka", "pyiceberg", "mlflow", "redis"]
+)
 def test_each_foreign_system_is_known_to_few_modules(library: str) -> None:
     known_to = {
         "great_expectations": ["validation/contract.py"],
         "evidently": ["validation/report.py"],
-        "feast": ["features/feast_lake.py", "features/light_feast.py", "features/store.py"],
+        "feast": [
+            "features/feast_lake.py",
+            "features/feast_online.py",
+            "features/feast_redis.py",
+            "features/light_feast.py",
+            "features/store.py",
+        ],
+        "redis": ["features/feast_redis.py"],
         "kafka": ["features/consumer.py"],
         "pyiceberg": [
             "features/catalog.py",
