@@ -15,11 +15,10 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from features.lake import EVENT_TIMESTAMP
+from features.lake import EVENT_TIMESTAMP, IS_DUPLICATE
 from pipelines.spec import EventSpec
 
 LATE_S = "late_s"
-IS_DUPLICATE = "is_duplicate"
 ARRIVAL_COLUMNS: dict[str, pl.DataType] = {LATE_S: pl.Float64(), IS_DUPLICATE: pl.Boolean()}
 # What a lake commit says of arrivals, beside its positions.
 ARRIVALS = "perennial.arrivals"

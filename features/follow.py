@@ -165,7 +165,7 @@ class _Session:
         lake, spec = self._of._lake, self._of._spec
         topics, views = [], []
         built = {topic: stream.positions for topic, stream in self._streams.items()}
-        for topic, stream in self._streams.items():
+        for stream in self._streams.values():
             stream.commit()
         for view in spec.views:
             rows = self._rows[view.name]

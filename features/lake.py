@@ -43,6 +43,7 @@ EVENT_TIMESTAMP = "event_timestamp"
 CREATED_TIMESTAMP = "created_timestamp"
 PARTITION, OFFSET = "kafka_partition", "kafka_offset"
 APPEND_TRIES = 5
+IS_DUPLICATE = "is_duplicate"
 
 
 @dataclass(frozen=True)
@@ -360,9 +361,24 @@ def scan(
 
 
 def first_of_each(events: pl.DataFrame, key: str) -> pl.DataFrame:
-    """Of events with the same key the one that was taken in first, whatever the order of the lake's files."""
+    """Events once each, by key and time: the one that was taken in first, whatever the order of the lake's files.
+
+    What ingest marked as a duplicate is left out. Events without a key are not one another's duplicates.
+    """
     taken_in = [CREATED_TIMESTAMP, "kafka_partition", "kafka_offset"]
-    return events.sort(taken_in).unique([key], keep="first", maintain_order=True)
+    return without_duplicates(events).sort(taken_in).filter(first_distinct(key))
+
+
+def first_distinct(key: str) -> pl.Expr:
+    """Whether a row is the first of its key and event time; every row without a key is."""
+    return pl.col(key).is_null() | pl.struct(key, EVENT_TIMESTAMP).is_first_distinct()
+
+
+def without_duplicates(events: pl.DataFrame) -> pl.DataFrame:
+    """Events that ingest did not mark as duplicates. Tables of older versions have no such mark; null is none, too."""
+    if IS_DUPLICATE not in events.columns:
+        return events
+    return events.filter(~pl.col(IS_DUPLICATE).fill_null(value=False))
 
 
 def _offsets(table: Table) -> dict[int, int]:

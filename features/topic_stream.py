@@ -12,7 +12,7 @@ from features.arrival import ARRIVAL_COLUMNS, ARRIVALS, IS_DUPLICATE, Arrivals, 
 from features.consumer import Batch
 from features.dead_letters import keep_dead_letters
 from features.events import DEAD_LETTER_SCHEMA, decode, events_schema
-from features.lake import EVENT_TIMESTAMP, Lake
+from features.lake import EVENT_TIMESTAMP, IS_DUPLICATE, Lake
 from perennial.settings import Settings
 from pipelines.spec import EventSpec
 

@@ -6,12 +6,12 @@ from datetime import timedelta
 
 import polars as pl
 
-from features.arrival import IS_DUPLICATE, LATE_S, counted
-from features.lake import CREATED_TIMESTAMP, EVENT_TIMESTAMP
+from features.arrival import LATE_S, counted
+from features.lake import CREATED_TIMESTAMP, EVENT_TIMESTAMP, IS_DUPLICATE, OFFSET, PARTITION
 from pipelines.spec import Aggregate, EventSpec, FeatureView
 
 IS_NEW = "_is_new"
-PLACE = ("kafka_partition", "kafka_offset")
+PLACE = (PARTITION, OFFSET)
 
 
 def inputs(view: FeatureView, event: EventSpec) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -10,7 +11,7 @@ import polars as pl
 from prefect import flow, get_run_logger
 from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
 
-from features.labels import PREDICTIONS, outcomes, predictions
+from features.labels import LABEL, PREDICTIONS, Outcomes, outcomes, predictions
 from features.lake import CREATED_TIMESTAMP, EVENT_TIMESTAMP
 from features.store import ENTITY_KEY
 from flows.context import Context, announce, champion, moment, open_context, predictor
@@ -32,7 +33,8 @@ from validation.verdict import Status, Verdict
 
 QUARANTINE = "quarantine"
 REFERENCE_FILE = "reference_profile.json"
-MEASURED = (ENTITY_KEY, EVENT_TIMESTAMP, SCORE, MODEL_VERSION, CREATED_TIMESTAMP)
+PREDICTION = (ENTITY_KEY, EVENT_TIMESTAMP)
+MEASURED = (*PREDICTION, SCORE, MODEL_VERSION, CREATED_TIMESTAMP)
 EVENTS = {
     "data": "perennial.data.invalid",
     "drift": "perennial.drift.detected",
@@ -48,11 +50,22 @@ class MonitorSummary:
         verdicts: of the checks "data", "drift" and "performance".
         decision: whether a retrain pays.
         alerts: checks that FAIL or ended in an ERROR, which is news: they ended better the last time.
+        labels: what became of the labels of the performance window's predictions, of every version: `labelled_rows`,
+            `waiting_rows`, `expired_rows`, `late_labels`.
     """
 
     verdicts: dict[str, Verdict]
     decision: RetrainDecision
     alerts: tuple[str, ...]
+    labels: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """How good the champion was, and how many labels that is known from (as `MonitorSummary.labels`)."""
+
+    performance: PerformanceVerdict
+    labels: Mapping[str, int]
 
 
 @stage()
@@ -63,7 +76,8 @@ def validate_window(pipeline: str, since: datetime, until: datetime) -> Validati
     result = validate(rows, context.spec.contract, f"{pipeline} features")
     quarantine = result.quarantined
     if quarantine.height and context.lake.exists(QUARANTINE):
-        quarantine = quarantine.join(context.lake.read(QUARANTINE, columns=(ENTITY_KEY,)), on=ENTITY_KEY, how="anti")
+        kept = context.lake.read(QUARANTINE, columns=PREDICTION)
+        quarantine = quarantine.join(kept, on=PREDICTION, how="anti", nulls_equal=True)
     if quarantine.height:
         context.lake.append(QUARANTINE, quarantine, partition_by=None)
     return result
@@ -83,19 +97,20 @@ def find_drift(pipeline: str, rows: pl.DataFrame, model: Model, since: datetime,
 
 
 @stage()
-def measure(pipeline: str, as_of: datetime, model: Model) -> PerformanceVerdict:
-    """Compare the champion's predictions whose outcome is known with it."""
+def measure(pipeline: str, as_of: datetime, model: Model) -> Measured:
+    """Compare the champion's predictions whose outcome is known with it, and count the labels of all predictions."""
     context = open_context(pipeline)
     policy = context.spec.performance
     since = as_of - timedelta(seconds=policy.window_s)
     expected = json.loads(read_bundle_file(model.uri, BUNDLE_FILE)).get("holdout", {}).get("auc")
-    known = (
-        outcomes(context.lake, context.spec, since, as_of, MEASURED).frame
-        if context.lake.exists(PREDICTIONS)
-        else _no_predictions(context).with_columns(pl.lit(None, dtype=pl.Boolean).alias("label"))
-    )
+    if context.lake.exists(PREDICTIONS):
+        found = outcomes(context.lake, context.spec, since, as_of, MEASURED)
+    else:
+        nothing = _no_predictions(context).with_columns(pl.lit(None, dtype=pl.Boolean).alias(LABEL))
+        found = Outcomes(nothing, labelled_rows=0, waiting_rows=0, expired_rows=0, late_labels=0)
     # Part of the window may have been scored by an earlier champion, which this one's AUC at its gate does not describe.
-    return measure_performance(known.filter(pl.col(MODEL_VERSION) == model.version), expected, policy)
+    own = found.frame.filter(pl.col(MODEL_VERSION) == model.version)
+    return Measured(measure_performance(own, expected, policy), found.counts)
 
 
 @stage()
@@ -138,11 +153,13 @@ async def monitor(pipeline: str = "flights", as_of: datetime | None = None) -> M
     since = now - timedelta(seconds=context.spec.drift.window_s)
     batch = await validate_window(pipeline, since, now)
     drift = await find_drift(pipeline, batch.valid, model, since, now)
-    performance = await measure(pipeline, now, model)
-    verdicts = {"data": batch.verdict, "drift": drift.verdict, "performance": performance.verdict}
+    measured = await measure(pipeline, now, model)
+    verdicts = {"data": batch.verdict, "drift": drift.verdict, "performance": measured.performance.verdict}
     decision = await decide_retrain(pipeline, verdicts, now)
     news = await find_news(pipeline, verdicts)
-    await publish(pipeline, verdicts, drift, decision, (since, now))
+    told = tell_labels(measured.labels, context.spec.label.horizon_s)
+    get_run_logger().info(told)
+    await publish(pipeline, verdicts, drift, decision, told, (since, now))
     for check in news:
         get_run_logger().warning("%s: %s", EVENTS[check], verdicts[check].reason)
         announce(
@@ -154,7 +171,18 @@ async def monitor(pipeline: str = "flights", as_of: datetime | None = None) -> M
         announce("perennial.retrain.needed", pipeline, {"as_of": now.isoformat(), "reason": decision.reason})
     # Last: killed before, the next run finds the same news once more. An alert may come twice, but is never left out.
     await keep_verdicts(pipeline, verdicts, now)
-    return MonitorSummary(verdicts, decision, news)
+    return MonitorSummary(verdicts, decision, news, measured.labels)
+
+
+def tell_labels(counts: Mapping[str, int], horizon_s: int) -> str:
+    """What became of the labels, in a sentence; `counts` as `MonitorSummary.labels`."""
+    told = (
+        f"{counts['labelled_rows']} predictions have their label, {counts['waiting_rows']} wait for it, of "
+        f"{counts['expired_rows']} none came within {timedelta(seconds=horizon_s)}"
+    )
+    if not counts["late_labels"]:
+        return told
+    return f"{told}; {counts['late_labels']} labels came later than that and do not count: is the horizon too short?"
 
 
 async def publish(
@@ -162,12 +190,13 @@ async def publish(
     verdicts: dict[str, Verdict],
     drift: DriftVerdict,
     decision: RetrainDecision,
+    labels: str,
     window: tuple[datetime, datetime],
 ) -> None:
     """What a person sees in the Prefect UI: a summary and the columns, worst first."""
     lines = [f"# {pipeline}, {window[0]:%Y-%m-%d} to {window[1]:%Y-%m-%d %H:%M} UTC", ""]
     lines += [f"- **{check}: {verdict.status.name}**. {verdict.reason}" for check, verdict in verdicts.items()]
-    lines += ["", f"**Decision.** {decision.reason}", "", drift_table_markdown(drift)]
+    lines += ["", f"**Labels.** {labels}", "", f"**Decision.** {decision.reason}", "", drift_table_markdown(drift)]
     key = pipeline.replace("_", "-")
     await acreate_markdown_artifact(
         "\n".join(lines), key=f"monitor-{key}", description=f"What monitoring found in {pipeline}"

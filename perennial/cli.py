@@ -144,6 +144,7 @@ def monitor(pipeline: PipelineName, as_of: AsOf = None) -> None:
     summary = run(flow(pipeline, now))
     for check, verdict in summary.verdicts.items():
         print(f"{check}: {verdict.status.name}. {verdict.reason}")
+    print(", ".join(f"{name}: {count}" for name, count in summary.labels.items()))
     print(summary.decision.reason)
 
 

@@ -11,9 +11,9 @@ from typing import Any
 import polars as pl
 
 from features.dead_letters import DEAD_LETTERS
-from features.labels import LABEL, PREDICTIONS, labels, predictions
+from features.labels import LABEL, PREDICTIONS, outcomes
 from features.lake import EVENT_TIMESTAMP
-from features.store import ENTITY_KEY, view_table
+from features.store import view_table
 from flows.context import Context, predictor
 from serving.batch import SCORE
 from training.gate import evaluate
@@ -109,12 +109,11 @@ def monthly_auc(context: Context) -> dict[str, dict[str, float | None]]:
     """AUC by month of what was predicted, and of what the first champion would have predicted on the same rows."""
     if not context.lake.exists(PREDICTIONS):
         return {}
-    rows = predictions(context.lake, None, None)
     first_champion = next((e.champion for e in context.ledger.history(context.spec.name) if e.champion), None)
     if first_champion is None:
         return {}
-    truth = labels(context.lake, context.spec, None, datetime.max.replace(tzinfo=UTC))
-    known = rows.join(truth.select(ENTITY_KEY, LABEL), on=ENTITY_KEY, how="inner")
+    rows = outcomes(context.lake, context.spec, None, datetime.max.replace(tzinfo=UTC)).frame
+    known = rows.drop_nulls(LABEL)
     known = known.with_columns(
         static=pl.Series(predictor(first_champion.uri).predict(known)),
         month=pl.col(EVENT_TIMESTAMP).dt.strftime("%Y-%m"),

@@ -18,7 +18,7 @@ MODEL_VERSION = "model_version"
 
 
 def unscored(lake: Lake, spec: PipelineSpec, as_of: datetime) -> pl.DataFrame:
-    """Scored events up to `as_of` that have no prediction yet, each once.
+    """Scored events up to `as_of` that have no prediction yet, each once: by key and event time.
 
     An event older than the label's horizon is left alone: its outcome is known or will never be, so a prediction could
     no longer serve anybody.
@@ -28,8 +28,15 @@ def unscored(lake: Lake, spec: PipelineSpec, as_of: datetime) -> pl.DataFrame:
     asked = first_of_each(lake.read(event.table, since=since, until=as_of), spec.scored.key)
     if not lake.exists(PREDICTIONS):
         return asked
-    done = lake.read(PREDICTIONS, since=since, until=as_of, columns=(ENTITY_KEY,))
-    return asked.join(done, left_on=spec.scored.key, right_on=ENTITY_KEY, how="anti", maintain_order="left")
+    done = lake.read(PREDICTIONS, since=since, until=as_of, columns=(ENTITY_KEY, EVENT_TIMESTAMP))
+    return asked.join(
+        done,
+        left_on=[spec.scored.key, EVENT_TIMESTAMP],
+        right_on=[ENTITY_KEY, EVENT_TIMESTAMP],
+        how="anti",
+        nulls_equal=True,  # or an event without a key would be scored again by every run
+        maintain_order="left",
+    )
 
 
 def score(

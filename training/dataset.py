@@ -8,12 +8,14 @@ from datetime import datetime, timedelta
 
 import polars as pl
 
-from features.labels import LABEL, labels
+from features.labels import LABEL, join_labels, labels
 from features.lake import EVENT_TIMESTAMP, Lake, first_of_each
 from features.store import ENTITY_KEY, historical, view_table
 from perennial.errors import UsageError
 from perennial.settings import Settings
 from pipelines.spec import Feature, PipelineSpec
+
+ROW = "_row"
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class TrainingSet:
 
 
 def build_training_set(spec: PipelineSpec, settings: Settings, lake: Lake, as_of: datetime) -> TrainingSet:
-    """Every labelled row known at `as_of`, its features as they were known at the scored event.
+    """Every scored event whose label is known at `as_of`, its features as they were known at the event.
 
     The newest stretch (`RetrainPolicy.holdout_s`) is kept from training: champion and candidate are compared on it.
 
@@ -62,15 +64,20 @@ def build_training_set(spec: PipelineSpec, settings: Settings, lake: Lake, as_of
     since = as_of - timedelta(seconds=spec.model.history_s) if spec.model.history_s else None
     scored = lake.read(event.table, since, as_of, snapshot_id=snapshots.get(event.table))
     scored = first_of_each(scored, spec.scored.key)
-    known = labels(lake, spec, since, as_of, snapshots.get(told.table)).select(ENTITY_KEY, LABEL)
-    scored = scored.join(known, left_on=spec.scored.key, right_on=ENTITY_KEY, how="inner", maintain_order="left")
-    if not scored.height:
+    asked = scored.select(pl.col(spec.scored.key).alias(ENTITY_KEY), EVENT_TIMESTAMP).with_row_index(ROW)
+    known = labels(lake, spec, since, as_of, snapshots.get(told.table))
+    outcomes = join_labels(asked, known, spec.label.horizon_s, as_of)
+    if not outcomes.labelled_rows:
+        late = f" ({outcomes.late_labels} came after the horizon of {spec.label.horizon_s} s)"
         raise UsageError(
-            f"{spec.name}: no labelled row is known at {as_of:%Y-%m-%d %H:%M} UTC; ingest more history or choose a later --as-of"
+            f"{spec.name}: no labelled row is known at {as_of:%Y-%m-%d %H:%M} UTC{late if outcomes.late_labels else ''}; "
+            "ingest more history or choose a later --as-of"
         )
+    labelled = outcomes.frame.drop_nulls(LABEL)
     frame = (
-        historical(spec, settings, scored, snapshots)
-        .with_columns(scored.get_column(LABEL))
+        # The event as it was, without its label: a pipeline's features must not be able to see that.
+        historical(spec, settings, scored[labelled.get_column(ROW)], snapshots)
+        .with_columns(labelled.get_column(LABEL))
         .sort(EVENT_TIMESTAMP, ENTITY_KEY)
     )
     split = pl.col(EVENT_TIMESTAMP) < as_of - timedelta(seconds=spec.retrain.holdout_s)

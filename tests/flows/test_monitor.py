@@ -40,8 +40,10 @@ def lake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lake:
     return found
 
 
-def predicted(lake: Lake, version: str, score: np.ndarray, created: datetime) -> None:
-    times = [NOW - timedelta(days=2)] * ROWS
+def predicted(
+    lake: Lake, version: str, score: np.ndarray, created: datetime, at: datetime = NOW - timedelta(days=2)
+) -> None:
+    times = [at] * ROWS
     rows = {
         "entity_key": [f"o{i}" for i in range(ROWS)],
         "event_timestamp": times,
@@ -77,14 +79,35 @@ def test_a_champion_is_judged_by_its_own_predictions(lake: Lake) -> None:
     truth = np.arange(ROWS) % 3 == 0
     settled(lake, truth)
     predicted(lake, "1", np.where(truth, 0.8, 0.2), NOW - timedelta(days=2))
-    assert run(monitor.measure, "shop", NOW, Model("1", "file:///1")).verdict.status is Status.PASS
+    assert run(monitor.measure, "shop", NOW, Model("1", "file:///1")).performance.verdict.status is Status.PASS
     found = run(monitor.measure, "shop", NOW, Model("2", "file:///2"))
-    assert found.verdict.status is Status.INCONCLUSIVE
-    assert found.labelled_rows == 0
+    assert found.performance.verdict.status is Status.INCONCLUSIVE
+    assert found.performance.labelled_rows == 0
+    # Labels are counted whichever version made the prediction.
+    assert found.labels == {"labelled_rows": ROWS, "waiting_rows": 0, "expired_rows": 0, "late_labels": 0}
 
 
 def test_without_predictions_performance_is_inconclusive(lake: Lake) -> None:
-    assert run(monitor.measure, "shop", NOW, Model("1", "file:///1")).verdict.status is Status.INCONCLUSIVE
+    found = run(monitor.measure, "shop", NOW, Model("1", "file:///1"))
+    assert found.performance.verdict.status is Status.INCONCLUSIVE
+    assert found.labels == {"labelled_rows": 0, "waiting_rows": 0, "expired_rows": 0, "late_labels": 0}
+
+
+def test_labels_that_came_too_late_do_not_judge_the_champion(lake: Lake) -> None:
+    settled(lake, np.arange(ROWS) % 3 == 0)
+    for days_before in (4, 0.5):  # settled after three days, of which two count; and before the second was made
+        predicted(lake, "1", np.full(ROWS, 0.5), NOW, NOW - timedelta(days=days_before))
+    found = run(monitor.measure, "shop", NOW, Model("1", "file:///1"))
+    assert found.performance.labelled_rows == 0
+    assert found.labels == {"labelled_rows": 0, "waiting_rows": ROWS, "expired_rows": ROWS, "late_labels": ROWS}
+
+
+def test_the_sentence_on_labels_tells_each_count_and_asks_only_when_labels_were_late() -> None:
+    counts = {"labelled_rows": 700, "waiting_rows": 20, "expired_rows": 3, "late_labels": 0}
+    told = monitor.tell_labels(counts, 36 * 3_600)
+    assert all(part in told for part in ("700 ", "20 ", "3 ", "1 day, 12:00:00"))
+    assert "horizon" not in told
+    assert "2 labels came later" in monitor.tell_labels({**counts, "late_labels": 2}, 60)
 
 
 def test_a_key_predicted_twice_is_validated_once(lake: Lake) -> None:
@@ -92,6 +115,34 @@ def test_a_key_predicted_twice_is_validated_once(lake: Lake) -> None:
         predicted(lake, "1", np.full(ROWS, 0.2), NOW + timedelta(minutes=minute))
     found = run(monitor.validate_window, "shop", NOW - timedelta(days=7), NOW)
     assert found.valid.height + found.quarantined.height == ROWS
+
+
+def test_a_key_predicted_at_two_times_is_validated_twice(lake: Lake) -> None:
+    for days_before in (1, 2):
+        predicted(lake, "1", np.full(ROWS, 0.2), NOW, NOW - timedelta(days=days_before))
+    found = run(monitor.validate_window, "shop", NOW - timedelta(days=7), NOW)
+    assert found.valid.height + found.quarantined.height == 2 * ROWS
+
+
+def test_each_prediction_is_quarantined_once_with_a_key_or_without(lake: Lake) -> None:
+    kinds = {"numeric": pl.Float64(), "categorical": pl.String()}
+    none = {f.name: pl.lit(None, dtype=kinds[f.kind]) for f in PIPELINE.features}
+    invalid = pl.DataFrame(
+        {
+            "entity_key": ["not an order", "not an order", None],
+            "event_timestamp": [NOW - timedelta(hours=h) for h in (3, 2, 1)],
+            "score": 0.5,
+            "model_version": "1",
+            "created_timestamp": NOW,
+        }
+    )
+    lake.append(
+        PREDICTIONS, invalid.with_columns(pl.col("event_timestamp", "created_timestamp").cast(AT)).with_columns(**none)
+    )
+    for _ in range(2):
+        run(monitor.validate_window, "shop", NOW - timedelta(days=7), NOW)
+    kept = lake.read(monitor.QUARANTINE).sort("event_timestamp")
+    assert kept["entity_key"].to_list() == ["not an order", "not an order", None]
 
 
 @pytest.mark.parametrize(
@@ -145,7 +196,7 @@ def test_a_run_killed_while_it_tells_leaves_the_news_for_the_next(
         "get_run_logger": lambda: logging.getLogger(__name__),
         "validate_window": answer(judged),
         "find_drift": answer(SimpleNamespace(verdict=found["drift"])),
-        "measure": answer(judged),
+        "measure": answer(monitor.Measured(judged, monitor.Outcomes(pl.DataFrame(), 0, 0, 0, 0).counts)),
         "decide_retrain": answer(decision),
         "find_news": monitor.find_news.fn,
         "keep_verdicts": monitor.keep_verdicts.fn,

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import polars as pl
+import pytest
 from polars.testing import assert_frame_equal
 
 from features.events import events_schema
 from features.lake import Lake
+from perennial.errors import UsageError
 from perennial.settings import Settings
-from perennial.template.events import FIRST_DAY, SETTLED
+from perennial.template.events import FIRST_DAY, PLACED, SETTLED
 from perennial.template.pipeline import PIPELINE
 from pipelines.spec import EventSpec, PipelineSpec
 from training.dataset import TrainingSet, build_training_set
@@ -66,3 +68,85 @@ def test_labels_that_come_while_a_set_is_built_are_not_in_it(tmp_path: Path) -> 
     assert_frame_equal(rows_of(found), rows_of(expected))
     # Read anew, the lake has them.
     assert rows_of(build_training_set(SPEC, where, lake, AS_OF)).height > rows_of(expected).height
+
+
+Asked = tuple[str, float]
+Told = tuple[str, float, bool | None]
+HORIZON_H = 48
+
+
+def hours(count: float) -> datetime:
+    return FIRST_DAY + timedelta(hours=count)
+
+
+def taken_in(event: EventSpec, rows: pl.DataFrame, marked: list[bool | None] | None = None) -> pl.DataFrame:
+    """Rows of (order_id, hours) and more as ingest keeps them; fields that are not given have some value."""
+    some = {"string": "hat", "float": 10.0, "bool": False}
+    given = rows.with_columns(event_timestamp=pl.Series([hours(h) for h in rows["hours"]]))
+    frame = given.with_columns(
+        *(pl.lit(some[f.type]).alias(f.name) for f in event.fields if f.name not in given.columns),
+        kafka_partition=pl.lit(0),
+        kafka_offset=pl.int_range(pl.len()),
+        created_timestamp=pl.lit(AS_OF),
+    )
+    kept = frame.select(pl.col(name).cast(dtype) for name, dtype in events_schema(event).items())
+    return kept if marked is None else kept.with_columns(is_duplicate=pl.Series(marked, dtype=pl.Boolean))
+
+
+def built(
+    where: Settings, placed: list[Asked], told: list[Told], spec: PipelineSpec = SPEC, **marks: list[bool | None]
+) -> list[tuple[str, float, float, bool]]:
+    """(order, hours, price, label) of the training set. The price of each event is its place."""
+    lake = Lake(where, spec.name)
+    columns = pl.DataFrame(placed, schema=["order_id", "hours"], orient="row").with_row_index("price_eur")
+    lake.append(PLACED.table, taken_in(PLACED, columns, marks.get("of_placed")))
+    settled = pl.DataFrame(told, schema=["order_id", "hours", "sent_back"], orient="row")
+    lake.append(SETTLED.table, taken_in(SETTLED, settled, marks.get("of_told")))
+    found = rows_of(build_training_set(spec, where, lake, AS_OF))
+    rows = found.select("entity_key", "event_timestamp", "price_eur", "label").rows()
+    return [(key, (at - FIRST_DAY) / timedelta(hours=1), price, label) for key, at, price, label in rows]
+
+
+def test_each_time_a_key_is_asked_about_is_a_row_with_a_label_of_its_own(tmp_path: Path) -> None:
+    assert SPEC.label.horizon_s == HORIZON_H * 3_600
+    placed = [("a", 100), ("a", 0), ("b", 0), ("a", 24), ("c", 0)]
+    told = [("a", 101, False), ("a", 30, True), ("b", HORIZON_H, True), ("c", HORIZON_H + 0.001, True)]
+    assert built(Settings(home=tmp_path), placed, told) == [
+        ("a", 0, 1, True),
+        ("b", 0, 2, True),
+        ("a", 24, 3, True),
+        ("a", 100, 0, False),
+    ]
+
+
+def test_marked_duplicates_are_not_trained_on(tmp_path: Path) -> None:
+    found = built(
+        Settings(home=tmp_path),
+        [("a", 0), ("a", 1), ("b", 0), ("b", 0)],
+        [("a", 2, False), ("a", 3, True), ("b", 3, True)],
+        of_placed=[None, True, False, False],
+        of_told=[True, False, None],
+    )
+    assert found == [("a", 0, 0, True), ("b", 0, 2, True)]
+
+
+def test_an_undefined_label_is_none_and_the_next_one_counts(tmp_path: Path) -> None:
+    told: list[Told] = [("a", 1, None), ("a", 2, True), ("b", 1, None)]
+    assert built(Settings(home=tmp_path), [("a", 0), ("b", 0)], told) == [("a", 0, 0, True)]
+
+
+def test_the_pipelines_features_cannot_see_the_label(tmp_path: Path) -> None:
+    seen: list[list[str]] = []
+
+    def watch(events: pl.DataFrame) -> pl.DataFrame:
+        seen.append(events.columns)
+        return SPEC.request_features(events)
+
+    watched = SPEC.model_copy(update={"request_features": watch})
+    assert built(Settings(home=tmp_path), [("a", 0)], [("a", 1, True)], watched)
+    assert seen == [list(events_schema(PLACED))]
+
+
+def test_a_horizon_that_is_too_short_for_every_label_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"2 came after the horizon of 172800 s"):
+        built(Settings(home=tmp_path), [("a", 0), ("b", 0)], [("a", 49, True), ("b", 72, False)])
