@@ -78,7 +78,8 @@ def run_demo(through: datetime, json_file: Path | None, keep: bool) -> int:
                 if name == "kafka":
                     intake.produce(BEGIN, BOOTSTRAP_UNTIL)
 
-            with start_stack(settings(), ports, schedules=False, on_ready=tell) as stack:
+            # Once more the intake: where the story was stopped, it ends before the servers that it talks to.
+            with start_stack(settings(), ports, schedules=False, on_ready=tell) as stack, intake:
                 console.print(services_table(stack.services))
                 figures = Telling(story, stack, intake, settings(), console).run()
                 figures.wall_s = round(time.monotonic() - began, 1)
@@ -114,7 +115,7 @@ def _leave_out_addresses() -> list[str]:
 
 
 def _clear(home: Path) -> None:
-    """An earlier demo's state goes, unless its stack still runs.
+    """An earlier demo's state goes, all but its lock, unless its stack still runs.
 
     Raises:
         StateError: it does.
@@ -132,9 +133,16 @@ def _clear(home: Path) -> None:
     claim = Claim(home, os.getpid())
     try:
         stop_trees(claim.left_over)
+        claim.record([])
+        # All but the lock: cut off in between, the rest is still known to be a demo's, and the next one clears it. And a
+        # lock that were removed could be held twice.
+        for path in home.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path.name != LOCK_FILE:
+                path.unlink()
     finally:
         claim.release()
-    shutil.rmtree(home)
 
 
 def _tell(console: Console, stack: Stack, figures: Figures, json_file: Path | None) -> None:

@@ -24,7 +24,7 @@ from perennial.settings import Settings, settings
 class Intake:
     """A process that produces and ingests what it is asked to, one after the other; leave the block to end it.
 
-    What is still asked for then is given up.
+    What is still asked for then is given up. The block may lie in another one of the same intake; the inner one's end counts.
 
     Args:
         configured: the settings of the stack.
@@ -43,6 +43,7 @@ class Intake:
         self._number = self._pool.submit(os.getpid)
         self._produced: dict[datetime, Future[int]] = {}
         self._calls: set[Future[int] | Future[None]] = set()
+        self._ended = False
 
     def produce(self, start: datetime, end: datetime, broken_records: int = 0) -> None:
         """Have the events of [start, end) produced, and then some records that cannot be read; does not wait.
@@ -83,6 +84,9 @@ class Intake:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
+        if self._ended:
+            return
+        self._ended = True
         if error is not None or self._calls:
             # The shutdown waits for the call that runs, which takes minutes; and SIGTERM is Prefect's while a flow runs.
             with suppress(ProcessLookupError, BrokenProcessPool):

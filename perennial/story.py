@@ -12,7 +12,6 @@ import os
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
 DAY = timedelta(days=1)
 QUIET_PER_S, BUSY_PER_S = 10, 120
 RUN_LIMIT_S = 240.0
+HAND_OVER_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -75,11 +75,14 @@ class Telling:
         from flows.context import open_context
 
         self.context: Context = open_context(self.story.pipeline)
-        with suppress(KeyboardInterrupt):
-            try:
-                asyncio.run(self._run())
-            except PerennialError as error:
-                self.console.print(f"[red]{error}[/]")
+        try:
+            asyncio.run(self._run())
+        except PerennialError as error:
+            self.console.print(f"[red]{error}[/]")
+        except KeyboardInterrupt:
+            self.console.print("[yellow]stopped by Ctrl-C; what happened until then:[/]")
+        finally:
+            _hand_over()
         self._measure()
         return self.figures
 
@@ -227,7 +230,8 @@ class Telling:
     def _start_traffic(self) -> subprocess.Popen[str]:
         url, report = self.stack.addresses["scoring_url"], str(self.traffic_report)
         command = [sys.executable, "-m", "perennial.traffic", self.story.pipeline, "--url", url, "--report", report]
-        return subprocess.Popen(command, stdin=subprocess.PIPE, text=True)
+        # In a session of its own: Ctrl-C goes to the whole group of processes, and would find it amid its imports.
+        return subprocess.Popen(command, stdin=subprocess.PIPE, text=True, start_new_session=True)
 
     async def _serving(self) -> dict[str, Any]:
         """Who serves, as the service itself says, once it has caught up with the ledger."""
@@ -291,6 +295,15 @@ def _become_client_of(stack: Stack, configured: Settings) -> None:
     os.environ.update(child_environment(configured, stack.addresses, own_prefect=True))
     os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"
     settings.cache_clear()
+
+
+def _hand_over() -> None:
+    """Let Prefect send its last events and logs while its server still runs: without one, it tries for a minute at exit."""
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+
+    for worker in (EventsWorker, APILogWorker):
+        worker.drain_all(timeout=HAND_OVER_S)
 
 
 def _ask(traffic: subprocess.Popen[str], day: datetime, rate_per_s: int) -> None:

@@ -210,8 +210,10 @@ def test_an_option_that_no_client_knows_is_named(kafka_settings: Settings) -> No
 
 def test_an_option_goes_to_the_clients_it_is_meant_for(kafka_settings: Settings) -> None:
     settings = kafka_settings.model_copy(update={"kafka_options": {"delivery_timeout_ms": 60_000, "linger_ms": 5}})
-    with open_consumer(settings), open_producer(settings):
+    with open_consumer(settings) as consumer, open_producer(settings) as producer:
         ensure_topics(settings, ["options.v1"])
+        assert (producer.config["delivery_timeout_ms"], producer.config["linger_ms"]) == (60_000, 5)
+        assert not {"delivery_timeout_ms", "linger_ms"} & consumer.config.keys()
 
 
 def test_an_address_that_is_none_is_told_in_a_sentence(kafka_settings: Settings) -> None:

@@ -119,11 +119,14 @@ def test_a_prefect_address_that_is_none_is_named(tmp_path: Path) -> None:
     refused(perennial(tmp_path, "score", "flights", PREFECT_API_URL="nonsense"), "nonsense", "PREFECT_API_URL")
 
 
-@pytest.mark.parametrize("value", ["secret", '"secret"'])
-def test_a_setting_that_cannot_be_read_is_named_and_not_repeated(tmp_path: Path, value: str) -> None:
-    answer = perennial(tmp_path, "rollback", "flights", "--reason", "because", PERENNIAL_KAFKA_OPTIONS=value)
-    refused(answer, "PERENNIAL_KAFKA_OPTIONS", "unset it")
-    assert "secret" not in answer.stderr
+@pytest.mark.parametrize("value", ["secret", '"secret"', '{"password": "secret"'])
+@pytest.mark.parametrize("name", ["PERENNIAL_KAFKA_OPTIONS", "PERENNIAL_LAKE_OPTIONS"])
+def test_a_setting_that_cannot_be_read_is_named_and_not_repeated(tmp_path: Path, name: str, value: str) -> None:
+    good = {"PERENNIAL_KAFKA_OPTIONS": '{"acks": 1}', "PERENNIAL_LAKE_OPTIONS": '{"s3.region": "here"}'}
+    answer = perennial(tmp_path, "rollback", "flights", "--reason", "because", **{**good, name: value})
+    refused(answer, f"perennial: {name} ", "unset it")
+    assert "secret" not in answer.stderr + answer.stdout
+    assert (good.keys() - {name}).pop() not in answer.stderr
 
 
 @pytest.mark.parametrize("speed", ["nan", "0"])

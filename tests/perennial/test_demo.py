@@ -16,7 +16,8 @@ import psutil
 import pytest
 
 from perennial import demo, intake
-from perennial.errors import StageError
+from perennial.claim import Claim
+from perennial.errors import StageError, StateError
 from perennial.intake import Intake
 from perennial.ports import StackPorts
 from perennial.settings import Settings, settings
@@ -73,13 +74,59 @@ def test_every_address_is_taken_out_of_the_environment(tmp_path: Path, monkeypat
         settings.cache_clear()
 
 
+def an_earlier_demo(home: Path) -> None:
+    for file in ("stack.lock", "lake.db", "lake/a/b.parquet", "mlflow/mlflow.db"):
+        (home / file).parent.mkdir(parents=True, exist_ok=True)
+        (home / file).write_text("")
+    (home / "linked").symlink_to(home.parent / "elsewhere")
+
+
 def test_an_earlier_demo_is_cleared_and_so_is_an_empty_folder(tmp_path: Path) -> None:
-    for file in ("stack.lock", "lake.db"):
-        (tmp_path / file).write_text("")
-    demo._clear(tmp_path)
-    assert not tmp_path.exists()
-    tmp_path.mkdir()
-    demo._clear(tmp_path)
+    elsewhere = tmp_path / "elsewhere" / "thesis.txt"
+    elsewhere.parent.mkdir()
+    elsewhere.write_text("years of work")
+    for home in (tmp_path / "earlier", tmp_path / "empty"):
+        home.mkdir()
+    an_earlier_demo(tmp_path / "earlier")
+    for home in (tmp_path / "earlier", tmp_path / "empty"):
+        demo._clear(home)
+        assert [path.name for path in Path(home).iterdir()] == ["stack.lock"]
+    assert elsewhere.read_text() == "years of work"
+
+
+@pytest.mark.parametrize("call", ["shutil.rmtree", "os.rmdir", "os.unlink"])
+@pytest.mark.parametrize("at", [1, 2])
+def test_a_demo_that_was_cut_off_while_it_cleared_is_cleared_by_the_next(tmp_path: Path, call: str, at: int) -> None:
+    an_earlier_demo(tmp_path / "demo")
+    home = str(tmp_path / "demo")
+    # Killed as its `at`th removal of that kind has ended.
+    cut_off = f"""
+import os, shutil, signal
+from pathlib import Path
+from perennial import demo
+real, calls = {call}, []
+def killed(*arguments, **options):
+    real(*arguments, **options)
+    calls.append(1)
+    if len(calls) == {at}:
+        os.kill(os.getpid(), signal.SIGKILL)
+{call} = killed
+demo._clear(Path({home!r}))
+"""
+    ended = subprocess.run([sys.executable, "-c", cut_off], cwd=Path(demo.__file__).parent.parent)
+    assert ended.returncode == -signal.SIGKILL
+    assert Path(home, "stack.lock").exists()
+    demo._clear(Path(home))
+    assert [path.name for path in Path(home).iterdir()] == ["stack.lock"]
+
+
+def test_a_demo_whose_stack_still_runs_is_not_cleared(tmp_path: Path) -> None:
+    an_earlier_demo(tmp_path / "demo")
+    runs = Claim(tmp_path / "demo", os.getpid())
+    with pytest.raises(StateError, match="already runs"):
+        demo._clear(tmp_path / "demo")
+    runs.release()
+    assert (tmp_path / "demo" / "lake.db").exists()
 
 
 def test_the_intake_ends_when_its_owner_is_killed(tmp_path: Path) -> None:

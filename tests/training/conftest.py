@@ -1,16 +1,8 @@
 from __future__ import annotations
 
-import os
-import signal
-import socket
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
-import httpx
 import numpy as np
 import polars as pl
 import pytest
@@ -58,41 +50,3 @@ def make_training_set() -> Callable[..., TrainingSet]:
 @pytest.fixture(scope="session")
 def training_set(make_training_set: Callable[..., TrainingSet]) -> TrainingSet:
     return make_training_set()
-
-
-@pytest.fixture(scope="session")
-def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A real MLflow server that does not proxy artifacts, ended with everything it started."""
-    home = tmp_path_factory.mktemp("ml flow")  # a blank in the path must not matter
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{home / 'mlflow.db'}", "--no-serve-artifacts"]
-    command += ["--default-artifact-root", (home / "artifacts").as_uri()]
-    log = (home / "server.log").open("wb")
-    environment = {**os.environ, "DO_NOT_TRACK": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    server = subprocess.Popen(command, stdout=log, stderr=log, cwd=home, env=environment, start_new_session=True)
-    address = f"http://127.0.0.1:{port}"
-    try:
-        _wait_until_healthy(address, server, home / "server.log")
-        yield address
-    finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        try:
-            server.wait(10)
-        except subprocess.TimeoutExpired:
-            os.killpg(server.pid, signal.SIGKILL)
-            server.wait()
-        log.close()
-
-
-def _wait_until_healthy(address: str, server: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 90
-    while time.monotonic() < deadline and server.poll() is None:
-        try:
-            if httpx.get(f"{address}/health", timeout=1).is_success:
-                return
-        except httpx.TransportError:
-            time.sleep(0.1)
-    pytest.fail(f"MLflow did not start: {log.read_text()[-2000:]}")
