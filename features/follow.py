@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
@@ -131,7 +131,7 @@ class _Session:
                 if stopped or self._partitions() != self._assigned:
                     return
 
-    def _take(self, polled: Mapping[TopicPartition, list[object]]) -> None:
+    def _take(self, polled: Mapping[TopicPartition, Sequence[Any]]) -> None:
         columns: dict[str, Columns] = {}
         for tp, fetched in polled.items():
             columns.setdefault(tp.topic, Columns()).add(tp.partition, fetched)

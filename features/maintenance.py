@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from features.lake import CREATED_TIMESTAMP, EVENT_TIMESTAMP, OFFSET, OFFSETS, PARTITION, Lake
-from features.snapshots import told, to_let_go, words
+from features.snapshots import to_let_go, told, words
 from perennial.errors import ConflictError, StateError, UsageError
 
 if TYPE_CHECKING:

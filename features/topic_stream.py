@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import polars as pl
 
-from features.arrival import ARRIVAL_COLUMNS, ARRIVALS, IS_DUPLICATE, Arrivals, Counts, SeenIds, lateness
+from features.arrival import ARRIVAL_COLUMNS, ARRIVALS, Arrivals, Counts, SeenIds, lateness
 from features.consumer import Batch
 from features.dead_letters import keep_dead_letters
 from features.events import DEAD_LETTER_SCHEMA, decode, events_schema

@@ -110,9 +110,26 @@ def replay(
 
 
 @app.command()
-def ingest(pipeline: PipelineName, as_of: AsOf = None) -> None:
+def ingest(
+    pipeline: PipelineName,
+    as_of: AsOf = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Go on until Ctrl-C; features are online at once.")] = False,
+    every_s: Annotated[
+        float, typer.Option(help="With --follow: seconds between two commits to the lake.", min=0.1)
+    ] = 10.0,
+    max_rows: Annotated[
+        int, typer.Option(help="With --follow: records after which a commit comes earlier.", min=1)
+    ] = 100_000,
+) -> None:
     """Take in what Kafka holds: event lake, features, online store."""
     now = moment(as_of) if as_of else None
+    if follow:
+        if now:
+            raise UsageError(f"--as-of {as_of} is of a run with an end; leave it out, or leave out --follow")
+        from perennial.following import follow_pipeline
+
+        follow_pipeline(pipeline, every_s, max_rows)
+        return
     connect(pipeline)
     from flows.ingest import ingest as flow
 
