@@ -14,6 +14,8 @@ from prefect.client.schemas.filters import FlowFilter, FlowFilterName, FlowRunFi
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.context import AsyncClientContext
+from prefect.events.worker import EventsWorker
+from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from perennial.errors import StageError
@@ -44,6 +46,18 @@ async def one_client(api_url: str) -> AsyncIterator[None]:
     with temporary_settings({PREFECT_API_URL: api_url}):
         async with AsyncClientContext.get_or_create():
             yield
+
+
+def hand_over(timeout_s: float = 5.0) -> None:
+    """Let Prefect send this process's last events and logs; call it after the last run, while the server is still there.
+
+    Without a server it would try for more than a minute when the process ends.
+
+    Args:
+        timeout_s: longest time for each of both.
+    """
+    for worker in (EventsWorker, APILogWorker):
+        worker.drain_all(timeout=timeout_s)
 
 
 async def wait_for_run(flow_name: str, after: datetime, timeout_s: float) -> RunOutcome:

@@ -2,6 +2,10 @@
 
 In a thread, because the flow's event loop must stay free: for its heartbeat, for a cancellation, and for flows beside it.
 Not as Prefect's synchronous task, which makes a client and an SSL context of its own each time.
+
+A stage that has begun runs to its end even if its run is cancelled, and the process waits for it: a thread cannot be
+stopped. No further stage begins. Only the canary's judge, which waits for minutes, stops at once (flows/rollout.py). A
+worker kills a cancelled run's process after 30 s, as any kill may come: what a stage had not committed is done anew.
 """
 
 from __future__ import annotations

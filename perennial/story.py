@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 DAY = timedelta(days=1)
 QUIET_PER_S, BUSY_PER_S = 10, 120
 RUN_LIMIT_S = 240.0
-HAND_OVER_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -73,6 +72,7 @@ class Telling:
     def run(self) -> Figures:
         """Every stage, one after the other; a stage that fails ends the run and leaves its mark in `stages`."""
         from flows.context import open_context
+        from flows.runs import hand_over
 
         self.context: Context = open_context(self.story.pipeline)
         try:
@@ -82,7 +82,7 @@ class Telling:
         except KeyboardInterrupt:
             self.console.print("[yellow]stopped by Ctrl-C; what happened until then:[/]")
         finally:
-            _hand_over()
+            hand_over()
         self._measure()
         return self.figures
 
@@ -295,15 +295,6 @@ def _become_client_of(stack: Stack, configured: Settings) -> None:
     os.environ.update(child_environment(configured, stack.addresses, own_prefect=True))
     os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"
     settings.cache_clear()
-
-
-def _hand_over() -> None:
-    """Let Prefect send its last events and logs while its server still runs: without one, it tries for a minute at exit."""
-    from prefect.events.worker import EventsWorker
-    from prefect.logging.handlers import APILogWorker
-
-    for worker in (EventsWorker, APILogWorker):
-        worker.drain_all(timeout=HAND_OVER_S)
 
 
 def _ask(traffic: subprocess.Popen[str], day: datetime, rate_per_s: int) -> None:

@@ -159,6 +159,15 @@ def test_leaving_the_intake_does_not_wait_for_the_call_that_runs(
     assert not lives(number)
 
 
+def test_an_intake_ends_with_the_inner_one_of_two_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intake, "_produce", last_for_ever)
+    with Intake(Settings(home=tmp_path), StackPorts(), "flights") as made:
+        number = made._number.result()
+        with made:
+            made.produce(*DAY)
+        assert not lives(number)
+
+
 def test_an_intake_that_ends_by_itself_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(intake, "_produce", end_by_itself)
     with Intake(Settings(home=tmp_path), StackPorts(), "flights") as made:
