@@ -9,6 +9,7 @@ from datetime import datetime
 import polars as pl
 
 from features import windows
+from features.avro import WriterSchemas
 from features.consumer import ensure_topics, open_consumer, open_producer, read_to_end, send_dead_letters
 from features.events import decode, events_schema
 from features.lake import Lake
@@ -61,11 +62,12 @@ def ingest_topic(settings: Settings, lake: Lake, event: EventSpec, created: date
         UnreachableError: no broker answers.
         ConflictError: another ingest committed in between; the next run goes on from there.
     """
+    schemas = WriterSchemas(event.avro_schemas, settings.schema_registry_url) if event.encoding == "avro" else None
     ingested = dead_lettered = 0
     with open_consumer(settings) as consumer:
         positions: Mapping[int, int] = lake.offsets(event.table)
         for batch in read_to_end(consumer, event.topic, positions):
-            decoded = decode(batch.records, event, created)
+            decoded = decode(batch.records, event, created, schemas=schemas)
             # Dead letters first: killed in between, they are found again and known by topic, partition and offset.
             keep_dead_letters(settings, lake, decoded.dead_letters)
             positions = lake.append(event.table, decoded.events, batch.offsets, read_from=positions).offsets
