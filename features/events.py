@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any
+from datetime import datetime
 
 import orjson
 import polars as pl
 
+from features.avro import WriterSchemas, encode_avro, read_avro
+from features.documents import EXTRA
+from features.json_events import read_json
 from features.lake import CREATED_TIMESTAMP
-from pipelines.spec import POLARS_TYPES, EventField, EventSpec, FieldType
+from pipelines.spec import EventSpec
 
 KAFKA_COLUMNS: dict[str, pl.DataType] = {
     "kafka_partition": pl.Int32(),
@@ -25,16 +27,7 @@ DEAD_LETTER_SCHEMA: dict[str, pl.DataType] = {
     "value": pl.Binary(),
     "reason": pl.String(),
 }
-JSON_TYPES: dict[FieldType, tuple[type, ...]] = {
-    "string": (str,),
-    "int": (int,),
-    "float": (float, int),
-    "bool": (bool,),
-    "timestamp": (str,),
-}
-INT64_MAX = 2**63 - 1
-# Beyond these years the clocks of Python or of pandas end, and one absurd time would stop every batch that holds it.
-FIRST_TIME, LAST_TIME = datetime(1970, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
+CHUNK_ROWS = 4_096
 
 
 @dataclass(frozen=True)
@@ -72,7 +65,7 @@ class Decoded:
     """What a batch of records holds.
 
     Attributes:
-        events: valid events, the columns of their EventSpec and `KAFKA_COLUMNS`.
+        events: valid events, as `events_schema`.
         dead_letters: the rest, as `DEAD_LETTER_SCHEMA`; one row a record that is not a valid event.
     """
 
@@ -82,109 +75,90 @@ class Decoded:
 
 def events_schema(event: EventSpec) -> dict[str, pl.DataType]:
     """Columns of the lake table of a topic."""
-    return {**event.schema_, **KAFKA_COLUMNS}
+    return {**event.schema_, **KAFKA_COLUMNS, EXTRA: pl.String()}
 
 
-def decode(records: Records, event: EventSpec, created: datetime) -> Decoded:
-    """Decode a batch of JSON records of one topic.
+def decode(
+    records: Records,
+    event: EventSpec,
+    created: datetime,
+    now: datetime | None = None,
+    schemas: WriterSchemas | None = None,
+) -> Decoded:
+    """Decode a batch of records of one topic.
+
+    What becomes of a record does not depend on its neighbours.
 
     Args:
         records: records in any order.
-        event: what an event of this topic looks like. Fields it does not name are ignored.
+        event: what an event of this topic looks like. Fields it does not name are kept as JSON text in `extra`; numbers in
+            it are 64 bits wide.
         created: when the batch was taken in, UTC.
+        now: the clock that event times are held against, UTC; None = `created`.
+        schemas: of a topic in Avro, its writers' schemas; None = the event's files and no registry.
 
     Returns:
         Every record once: as an event, or as a dead letter with the reason.
+
+    Raises:
+        UnreachableError: the schema registry does not answer. Nothing is decoded then.
+        UsageError: a file of a schema cannot be read.
     """
-    documents, reasons = _parse(records)
-    columns: dict[str, pl.Series] = {}
-    for field in event.fields:
-        columns[field.name] = _column([d.get(field.name) for d in documents], field, reasons)
-    frame = pl.DataFrame(columns).with_columns(
-        kafka_partition=pl.Series(records.partitions, dtype=pl.Int32),
-        kafka_offset=pl.Series(records.offsets, dtype=pl.Int64),
+    now = now or created
+    if event.encoding == "avro" and schemas is None:
+        schemas = WriterSchemas(event.avro_schemas)
+    frames = [pl.DataFrame(schema={**event.schema_, EXTRA: pl.String()})]
+    places: list[int] = []
+    refused: dict[int, str] = {}
+    for start in range(0, len(records), CHUNK_ROWS):
+        values = records.values[start : start + CHUNK_ROWS]
+        read = read_avro(values, event, now, schemas) if schemas is not None else read_json(values, event, now)
+        frames.append(read.frame)
+        places.extend(start + place for place in read.places)
+        refused.update((start + place, reason) for place, reason in read.refused.items())
+    partitions = pl.Series(records.partitions, dtype=pl.Int32)
+    offsets = pl.Series(records.offsets, dtype=pl.Int64)
+    events = pl.concat(frames).with_columns(
+        kafka_partition=partitions.gather(places),
+        kafka_offset=offsets.gather(places),
         created_timestamp=pl.lit(created).cast(pl.Datetime("us", "UTC")),
     )
-    good = pl.Series([r is None for r in reasons], dtype=pl.Boolean)
-    return Decoded(frame.filter(good), _dead_letters(records, reasons, event.topic, created))
+    return Decoded(events.select(list(events_schema(event))), _dead_letters(records, refused, event.topic, created))
 
 
-def _parse(records: Records) -> tuple[list[dict[str, Any]], list[str | None]]:
-    documents: list[dict[str, Any]] = []
-    reasons: list[str | None] = []
-    for value in records.values:
-        reason = None
-        document: Any = None
-        if value is None:
-            reason = "the record has no value (a tombstone)"
-        else:
-            try:
-                document = orjson.loads(value)
-            except orjson.JSONDecodeError as error:
-                reason = f"not JSON: {error}"
-            if reason is None and type(document) is not dict:
-                reason = f"a JSON {type(document).__name__}, expected an object"
-        documents.append(document if reason is None else {})
-        reasons.append(reason)
-    return documents, reasons
-
-
-def _column(values: list[Any], field: EventField, reasons: list[str | None]) -> pl.Series:
-    """One field of all documents as a series; a value that does not fit sets its record's reason and becomes null."""
-    allowed = JSON_TYPES[field.type]
-    types = set(map(type, values))
-    if not types <= set(allowed) or (int in types and field.type == "int"):
-        values = [_checked(value, field, allowed, i, reasons) for i, value in enumerate(values)]
-    if field.type == "timestamp":
-        return _timestamps(values, field, reasons)
-    if field.type == "float":
-        values = [None if v is None else float(v) for v in values]
-    return pl.Series(field.name, values, dtype=POLARS_TYPES[field.type], strict=True)
-
-
-def _checked(value: Any, field: EventField, allowed: tuple[type, ...], i: int, reasons: list[str | None]) -> Any:
-    if value is None:
-        if not field.nullable:
-            reasons[i] = reasons[i] or f"field {field.name!r} is missing or null"
-        return None
-    if type(value) not in allowed:
-        reasons[i] = reasons[i] or f"field {field.name!r} is a {type(value).__name__}, expected {field.type}"
-        return None
-    if field.type == "int" and not -INT64_MAX <= value <= INT64_MAX:
-        reasons[i] = reasons[i] or f"field {field.name!r} is {value}, beyond 64 bits"
-        return None
-    return value
-
-
-def _timestamps(values: list[Any], field: EventField, reasons: list[str | None]) -> pl.Series:
-    text = pl.Series(field.name, values, dtype=pl.String)
-    parsed = text.str.to_datetime("%+", time_unit="us", time_zone="UTC", strict=False)
-    for i in (parsed.is_null() & text.is_not_null()).arg_true():
-        reasons[i] = reasons[i] or f"field {field.name!r} is {text[i]!r:.60}, expected an ISO 8601 time with a zone"
-    within = parsed.is_between(FIRST_TIME, LAST_TIME, closed="left")
-    for i in (~within).arg_true():
-        reasons[i] = reasons[i] or f"field {field.name!r} is {text[i]!r:.60}, expected a time of 1970 to 2199"
-    return parsed
-
-
-def _dead_letters(records: Records, reasons: Sequence[str | None], topic: str, created: datetime) -> pl.DataFrame:
+def _dead_letters(records: Records, refused: Mapping[int, str], topic: str, created: datetime) -> pl.DataFrame:
     rows = [
-        (topic, partition, offset, created, key, value, reason)
-        for (partition, offset, key, value), reason in zip(records.rows(), reasons, strict=True)
-        if reason is not None
+        (
+            topic,
+            records.partitions[place],
+            records.offsets[place],
+            created,
+            records.keys[place],
+            records.values[place],
+            refused[place],
+        )
+        for place in sorted(refused)
     ]
     return pl.DataFrame(rows, schema=DEAD_LETTER_SCHEMA, orient="row")
 
 
 def encode(events: pl.DataFrame, event: EventSpec) -> list[bytes]:
-    """Events as JSON records, in order: the inverse of `decode`.
+    """Events as values of records of their topic, in order: the inverse of `decode`.
 
     Args:
         events: the columns of the event's spec.
 
     Returns:
-        One UTF-8 JSON object a row; timestamps as ISO 8601 with a zone.
+        A value a row; in Avro, by the event's file of the highest id.
+
+    Raises:
+        UsageError: Avro, and the event has no file of a schema, or the events do not fit it.
     """
+    return encode_avro(events, event) if event.encoding == "avro" else encode_json(events, event)
+
+
+def encode_json(events: pl.DataFrame, event: EventSpec) -> list[bytes]:
+    """Events as JSON, in order: one UTF-8 object a row; timestamps as ISO 8601 with a zone."""
     as_json = [
         pl.col(name).dt.strftime("%Y-%m-%dT%H:%M:%S%.6fZ") if isinstance(dtype, pl.Datetime) else pl.col(name)
         for name, dtype in event.schema_.items()

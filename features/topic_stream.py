@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 
 from features.arrival import ARRIVAL_COLUMNS, ARRIVALS, Arrivals, Counts, SeenIds, lateness
+from features.avro import WriterSchemas
 from features.consumer import Batch
 from features.dead_letters import keep_dead_letters
 from features.events import DEAD_LETTER_SCHEMA, decode, events_schema
@@ -35,6 +36,7 @@ class TopicStream:
         self.positions: Mapping[int, int] = lake.offsets(event.table)
         self.arrivals = Arrivals.from_json(lake.property(event.table, ARRIVALS))
         self._seen = SeenIds(event, self._ids)
+        self._schemas = WriterSchemas(event.avro_schemas, settings.schema_registry_url)
         self._events: list[pl.DataFrame] = []
         self._letters: list[pl.DataFrame] = []
         self._reached = dict(self.positions)
@@ -67,7 +69,7 @@ class TopicStream:
         """
         # A replay takes history in as of long ago; what is ahead of the wall clock, too, is a clock gone wrong.
         now = max(created, datetime.now(UTC))
-        decoded = decode(batch.records, self.event, created)
+        decoded = decode(batch.records, self.event, created, now, self._schemas)
         late, watermarks = lateness(decoded.events, self._pending.watermarks)
         in_time = late <= float(self.event.lateness_s)
         # Those that come too late count nowhere, and looking for their copies would mean reading all of history.

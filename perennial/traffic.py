@@ -23,7 +23,7 @@ from typing import Any
 
 import httpx
 
-from features.events import encode
+from features.events import encode_json
 from perennial.settings import settings
 from pipelines.spec import PipelineSpec, add_pipelines_dir, load_pipeline
 
@@ -33,7 +33,7 @@ DAY = timedelta(days=1)
 def day_requests(spec: PipelineSpec, day: datetime) -> list[bytes]:
     """A request body for each scored event of a day."""
     event = spec.event(spec.scored.topic)
-    return [b'{"events": [%s]}' % value for value in encode(spec.replay(day, day + DAY)[event.topic], event)]
+    return [b'{"events": [%s]}' % value for value in encode_json(spec.replay(day, day + DAY)[event.topic], event)]
 
 
 class Traffic:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import polars as pl
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
 import pipelines
 from perennial.errors import UsageError
@@ -24,6 +24,8 @@ from perennial.errors import UsageError
 FieldType = Literal["string", "int", "float", "bool", "timestamp"]
 Family = Literal["lightgbm", "pytorch"]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+
+OUR_COLUMNS = frozenset({"kafka_partition", "kafka_offset", "created_timestamp", "extra"})
 
 POLARS_TYPES: Mapping[FieldType, pl.DataType] = {
     "string": pl.String(),
@@ -75,13 +77,17 @@ class EventSpec(Spec):
         86_400, ge=0, description="Two events with the same id at most this far apart in event time are one."
     )
     max_ahead_s: int = Field(300, ge=0, description="How far an event's time may be ahead of the clock that reads it.")
-    not_before: datetime = Field(
+    not_before: AwareDatetime = Field(
         datetime(2000, 1, 1, tzinfo=UTC), description="Event times before it are mistakes, such as an epoch of zero."
     )
 
     @model_validator(mode="after")
     def _fields_exist(self) -> EventSpec:
         names = {f.name for f in self.fields}
+        if taken := names & OUR_COLUMNS:
+            raise ValueError(
+                f"{self.topic}: fields {sorted(taken)} are columns that perennial adds; name them otherwise"
+            )
         if self.event_timestamp != "event_timestamp":
             raise ValueError(
                 f"{self.topic}: the event time is named {self.event_timestamp!r}; name it 'event_timestamp'"

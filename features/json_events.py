@@ -1,0 +1,118 @@
+"""Values of Kafka records, JSON objects -> columns. Many good ones at once by Arrow, otherwise one by one by orjson."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import orjson
+import polars as pl
+
+from features.documents import Read, read_documents, unreadable
+from features.event_fields import MAX_EVENT_BYTES, may_be_null, time_limits, times_of
+from pipelines.spec import EventSpec
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+MAX_JOINED_BYTES = 64 << 20
+
+
+def read_json(values: Sequence[bytes | None], event: EventSpec, now: datetime) -> Read:
+    """Read JSON objects; what comes out does not depend on which of them are read together.
+
+    Args:
+        values: n values of records, some thousands at most.
+        event: what they should be.
+        now: the clock that event times are held against, UTC.
+
+    Returns:
+        Every value once: as a row, or refused with a reason.
+    """
+    frame = _all_good(values, event, now)
+    if frame is not None:
+        return Read(frame, range(len(values)), {})
+    places: list[int] = []
+    documents: list[dict[str, Any]] = []
+    refused: dict[int, str] = {}
+    for place, value in enumerate(values):
+        reason = unreadable(value)
+        if reason is None:
+            try:
+                document = orjson.loads(value or b"")
+            except orjson.JSONDecodeError as error:
+                reason = f"not JSON: {error}"
+            else:
+                if type(document) is dict:
+                    places.append(place)
+                    documents.append(document)
+                    continue
+                reason = f"a JSON {type(document).__name__}, expected an object"
+        refused[place] = reason
+    return read_documents(documents, places, refused, event, now)
+
+
+def _all_good(values: Sequence[bytes | None], event: EventSpec, now: datetime) -> pl.DataFrame | None:
+    """The values as a frame, if every one of them is a valid event without unknown fields; otherwise None.
+
+    Where Arrow reads JSON otherwise than orjson does, or does not tell, the answer is None too.
+    """
+    import pyarrow as pa
+
+    if not values or None in values:
+        return None
+    lengths = list(map(len, values))  # type: ignore[arg-type]
+    if min(lengths) < 2 or max(lengths) > MAX_EVENT_BYTES or sum(lengths) > MAX_JOINED_BYTES:
+        return None
+    # Each starts and ends as an object does, and within an object no brace that closes is followed by one that opens. So
+    # no object reaches over from one value to the next, and as many rows as values are one row a value.
+    if {v[0] for v in values} != {ord("{")} or {v[-1] for v in values} != {ord("}")}:  # type: ignore[index]
+        return None
+    joined = b"\n".join(values)  # type: ignore[arg-type]
+    if b"\0" in joined:  # at which Arrow stops reading, without a word
+        return None
+    try:
+        table = _read_rows(joined, event)
+        table.validate(full=True)  # reading does not look whether text is UTF-8
+    except pa.ArrowInvalid:
+        return None
+    if table.num_rows != len(values):
+        return None
+    for index, field in enumerate(event.fields):
+        column = table.column(index).combine_chunks()
+        if column.null_count and not may_be_null(field, event):
+            return None
+        if field.type == "timestamp":
+            column = times_of(column, *time_limits(field, event, now))
+            if column is None:
+                return None
+            table = table.set_column(index, field.name, column)
+    frame = pl.DataFrame(pl.from_arrow(table))
+    for field in event.fields:
+        if field.type == "float":
+            numbers = frame.get_column(field.name)
+            # It reads NaN and infinity; and the integer -0 as -0.0, where orjson says 0.
+            if not numbers.is_finite().all() or ((numbers == 0) & (1 / numbers < 0)).any():
+                return None
+    return frame.with_columns(extra=pl.lit(None, pl.String))
+
+
+def _read_rows(joined: bytes, event: EventSpec) -> pa.Table:
+    import pyarrow as pa
+    from pyarrow import json
+
+    types = {
+        "string": pa.string(),
+        "int": pa.int64(),
+        "float": pa.float64(),
+        "bool": pa.bool_(),
+        "timestamp": pa.string(),
+    }
+    schema = pa.schema([(field.name, types[field.type]) for field in event.fields])
+    return json.read_json(
+        pa.BufferReader(joined),
+        # In one block, and in this thread: the records of the next poll are unpacked beside it.
+        read_options=json.ReadOptions(use_threads=False, block_size=len(joined) + 1),
+        parse_options=json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="error"),
+    )
