@@ -36,7 +36,8 @@ class TopicStream:
         self.positions: Mapping[int, int] = lake.offsets(event.table)
         self.arrivals = Arrivals.from_json(lake.property(event.table, ARRIVALS))
         self._seen = SeenIds(event, self._ids)
-        self._schemas = WriterSchemas(event.avro_schemas, settings.schema_registry_url)
+        avro = event.encoding == "avro"
+        self._schemas = WriterSchemas(event.avro_schemas, settings.schema_registry_url) if avro else None
         self._events: list[pl.DataFrame] = []
         self._letters: list[pl.DataFrame] = []
         self._reached = dict(self.positions)

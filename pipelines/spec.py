@@ -25,7 +25,7 @@ FieldType = Literal["string", "int", "float", "bool", "timestamp"]
 Family = Literal["lightgbm", "pytorch"]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 
-OUR_COLUMNS = frozenset({"kafka_partition", "kafka_offset", "created_timestamp", "extra"})
+OUR_COLUMNS = frozenset({"kafka_partition", "kafka_offset", "created_timestamp", "extra", "late_s", "is_duplicate"})
 
 POLARS_TYPES: Mapping[FieldType, pl.DataType] = {
     "string": pl.String(),
