@@ -211,7 +211,7 @@ def test_a_canary_without_traffic_is_rolled_back_by_its_judge(shop: Shop, tmp_pa
 def test_the_judge_ends_at_once_when_its_run_is_cancelled_and_leaves_the_canary_to_the_next(
     shop: Shop, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    patient = POLICY.model_copy(update={"poll_s": 30.0, "max_step_s": 600.0})
+    patient = POLICY.model_copy(update={"poll_s": 30.0, "max_step_s": 20.0})
     context = Context(
         shop.context.settings,
         shop.context.spec.model_copy(update={"rollout": patient}),
