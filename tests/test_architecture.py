@@ -89,6 +89,7 @@ def test_each_foreign_system_is_known_to_few_modules(library: str) -> None:
         "kafka": ["features/consumer.py"],
         "pyiceberg": [
             "features/catalog.py",
+            "features/compaction.py",
             "features/lake.py",
             "features/maintenance.py",
             "features/snapshots.py",
