@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from features.lake import CREATED_TIMESTAMP, EVENT_TIMESTAMP, OFFSET, PARTITION, Lake
+from features.lake import CREATED_TIMESTAMP, EVENT_TIMESTAMP, Lake
+from features.places import OFFSET, PARTITION
 from features.snapshots import told
 from perennial.errors import ConflictError, StateError
 

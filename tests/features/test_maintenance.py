@@ -269,7 +269,7 @@ def test_compaction_and_expiry_killed_at_any_file_lose_nothing_and_are_run_again
     lake.pin("sold", pinned, "training")
     for number in range(2, 9):
         lake.append("sold", sold(number), {0: number + 1})
-    for steps in (0, 2, 4, 6, 9, 1000):
+    for steps in (1, 5, 9, 14, 1000):
         command = [sys.executable, "-c", KILLED, str(lake.settings.home), str(steps)]
         rc = subprocess.run(command, cwd=Path(__file__).parents[2], check=False).returncode
         assert ids(lake.read("sold")) == list(range(9))
