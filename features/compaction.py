@@ -52,8 +52,8 @@ def compact(lake: Lake, table: str) -> Compaction:
     """Write the small files of each day into few large ones, with the same rows, sorted by event time.
 
     By event time, because the reader that looks into a day looks for hours: features look back, scoring asks for what is
-    new. Places in Kafka rise with event time, so a range of them is mostly a run of rows as well; sorted by place, a day's
-    hours would be spread over all row groups. What reads the newest places reads files that are not compacted yet.
+    new. Places in Kafka rise with event time within a partition, so a range of them is mostly in one of a day's files, too;
+    sorted by place, an hour would be in all of them. What reads the newest places reads files that are not compacted yet.
 
     Memory: one file's rows at a time, at most TARGET_ROWS.
 

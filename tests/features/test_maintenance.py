@@ -17,12 +17,13 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from pyarrow.fs import FileInfo, FileSelector
+from pyiceberg.exceptions import CommitFailedException
 from pyiceberg.io.pyarrow import PyArrowLocalFileSystem
 
 from features.compaction import compact
 from features.lake import Lake
 from features.maintenance import Expiry, expire, history, tables_of
-from features.snapshots import let_go_of_old_snapshots, to_let_go
+from features.snapshots import MOST_SNAPSHOTS, let_go_of_old_snapshots, to_let_go
 from features.transaction import let_go
 from perennial.errors import ConflictError, StateError, UsageError
 from perennial.settings import Settings
@@ -410,8 +411,6 @@ def test_a_snapshot_that_is_named_while_it_is_being_let_go_of_stays(lake: Lake) 
     old = to_let_go(read_before, 1)
     assert commits[0] in old
     lake.pin("sold", commits[0], "training")
-    from pyiceberg.exceptions import CommitFailedException
-
     with pytest.raises(CommitFailedException):
         let_go(read_before, old)
     assert ids(lake.read("sold", snapshot_id=commits[0])) == [0]
@@ -438,13 +437,11 @@ def test_a_snapshot_that_is_let_go_of_while_it_is_being_named_is_told(
 
 
 def test_two_writers_that_tidy_up_at_once_do_not_fail(lake: Lake) -> None:
-    from features import snapshots
-
-    for number in range(snapshots.MOST_SNAPSHOTS):
+    for number in range(MOST_SNAPSHOTS):
         lake.append("sold", sold(number))
     lake.existing("sold").append(sold(10).to_arrow(compat_level=pl.CompatLevel.oldest()))
     first, second = lake.existing("sold"), lake.existing("sold")
-    assert len(first.metadata.snapshots) == snapshots.MOST_SNAPSHOTS + 1
+    assert len(first.metadata.snapshots) == MOST_SNAPSHOTS + 1
     let_go_of_old_snapshots(first)
     let_go_of_old_snapshots(second)
     assert ids(lake.read("sold")) == list(range(11))
