@@ -47,11 +47,11 @@ def catalog_of(settings: Settings) -> Catalog:
 
 @lru_cache(maxsize=8)
 def _open(uri: str, warehouse: str, options: str) -> Catalog:
-    scheme = uri.partition(":")[0]
+    scheme, is_address, _ = uri.partition("://")
     if scheme not in SCHEMES:
+        given = f"{scheme}://..." if is_address else "no address"
         raise UsageError(
-            f"{CATALOG_SETTING} begins with {scheme[:20]!r}; it is sqlite:///FILE, postgresql://USER@HOST/DATABASE or "
-            "glue://REGION"
+            f"{CATALOG_SETTING} is {given}; it must be sqlite:///FILE, postgresql://USER@HOST/DATABASE or glue://REGION"
         )
     # pyiceberg takes a file URI's percent signs for parts of the name, so local files go by their plain path.
     location = unquote(urlparse(warehouse).path) if warehouse.startswith("file:") else warehouse

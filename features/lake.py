@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from features.catalog import answering, catalog_of
+from features.places import OFFSET, PARTITION, read_places
 from features.snapshots import ancestors, let_go_of_old_snapshots, pin, told, words
 from perennial.errors import ConflictError, PerennialError, StateError
 from perennial.settings import Settings
@@ -25,7 +26,6 @@ from perennial.settings import Settings
 if TYPE_CHECKING:
     import pyarrow as pa
     from pyiceberg.catalog import Catalog
-    from pyiceberg.expressions import BooleanExpression
     from pyiceberg.table import Table
 
 LOG = logging.getLogger(__name__)
@@ -41,7 +41,6 @@ TABLE_PROPERTIES = {
 }
 EVENT_TIMESTAMP = "event_timestamp"
 CREATED_TIMESTAMP = "created_timestamp"
-PARTITION, OFFSET = "kafka_partition", "kafka_offset"
 APPEND_TRIES = 5
 IS_DUPLICATE = "is_duplicate"
 
@@ -226,7 +225,7 @@ class Lake:
         """
         target = self.existing(table)
         with self.answering():
-            return _to_polars(target.scan(_places(start, end), selected_fields=columns).to_arrow())
+            return read_places(target, {p: (start.get(p, 0), until) for p, until in end.items()}, columns)
 
     def appended_since(self, table: str, snapshot_id: int | None) -> pl.DataFrame:
         """Rows of the snapshots after `snapshot_id`; all rows there are if it is None, or one in between was let go."""
@@ -365,7 +364,7 @@ def first_of_each(events: pl.DataFrame, key: str) -> pl.DataFrame:
 
     What ingest marked as a duplicate is left out. Events without a key are not one another's duplicates.
     """
-    taken_in = [CREATED_TIMESTAMP, "kafka_partition", "kafka_offset"]
+    taken_in = [CREATED_TIMESTAMP, PARTITION, OFFSET]
     return without_duplicates(events).sort(taken_in).filter(first_distinct(key))
 
 
@@ -396,19 +395,6 @@ def _offsets(table: Table) -> dict[int, int]:
             "rewrote it; roll it back to a snapshot of perennial's, or start with a new PERENNIAL_HOME"
         )
     return {}
-
-
-def _places(start: Mapping[int, int], end: Mapping[int, int]) -> BooleanExpression:
-    import pyiceberg.expressions
-
-    by: Any = pyiceberg.expressions  # type checkers do not follow their constructors
-    ranges = [
-        by.And(by.EqualTo(PARTITION, p), by.GreaterThanOrEqual(OFFSET, start.get(p, 0)), by.LessThan(OFFSET, until))
-        for p, until in sorted(end.items())
-        if start.get(p, 0) < until
-    ]
-    chosen: BooleanExpression = by.Or(by.AlwaysFalse(), by.AlwaysFalse(), *ranges)
-    return chosen
 
 
 def _to_polars(table: pa.Table) -> pl.DataFrame:

@@ -56,7 +56,7 @@ def history(pipeline: PipelineName, table: TableName = None) -> None:
 @app.command()
 def compact(pipeline: PipelineName, table: TableName = None) -> None:
     """Write each day's many small files into few large ones. Rows, Kafka positions and named snapshots stay as they are."""
-    from features.maintenance import compact as rewrite
+    from features.compaction import compact as rewrite
     from features.maintenance import tables_of
 
     lake = _lake(pipeline)

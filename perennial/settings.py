@@ -28,8 +28,12 @@ class Settings(BaseSettings):
     kafka_bootstrap_servers: str = Field("127.0.0.1:9092", description="Kafka brokers, host:port, comma-separated.")
     kafka_options: dict[str, Any] = Field({}, description="More options of the Kafka client, as JSON (SASL, SSL).")
     database_url: str = Field("", description="SQLAlchemy URL of the traffic ledger; empty = SQLite below home.")
-    lake_warehouse: str = Field("", description="URI of the lake's files; empty = below home.")
-    lake_catalog_uri: str = Field("", description="Iceberg SQL catalog URI; empty = SQLite below home.")
+    lake_warehouse: str = Field(
+        "", description="URI of the lake's files, such as s3://bucket/prefix; empty = below home."
+    )
+    lake_catalog_uri: str = Field(
+        "", description="Iceberg catalog: sqlite:///FILE, postgresql://... or glue://REGION; empty = SQLite below home."
+    )
     lake_options: dict[str, Any] = Field(
         {}, description="More options of the Iceberg catalog and its files, as JSON (s3.endpoint, glue.region)."
     )

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import shutil
 import sqlite3
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -100,6 +103,65 @@ def test_what_was_appended_since_a_snapshot_is_read_alone(lake: Lake) -> None:
     assert ids(lake.appended_since("sold", first.snapshot_id)) == [2, 3]
     assert ids(lake.appended_since("sold", third.snapshot_id)) == []
     assert lake.appended_since("sold", third.snapshot_id).schema == sold().schema
+
+
+def placed(partition: int, *offsets: int) -> pl.DataFrame:
+    """Sales at places in Kafka: the id tells both."""
+    return sold(*(1000 * partition + offset for offset in offsets)).with_columns(
+        kafka_partition=pl.lit(partition, pl.Int32), kafka_offset=pl.Series(offsets, dtype=pl.Int64)
+    )
+
+
+def test_rows_are_read_by_place_with_the_end_left_out(lake: Lake) -> None:
+    lake.append("sold", pl.concat([placed(0, 0, 1, 2), placed(1, 0, 1)]), {0: 3, 1: 2})
+    lake.append("sold", pl.concat([placed(0, 3), placed(2, 0)]), {0: 4, 2: 1})
+    assert ids(lake.read_places("sold", {}, lake.offsets("sold"))) == [0, 1, 2, 3, 1000, 1001, 2000]
+    assert ids(lake.read_places("sold", {0: 2, 1: 2}, {0: 4, 1: 2, 2: 1})) == [2, 3, 2000]
+    # Partitions without an end are left out, and so are those that end before they begin.
+    assert ids(lake.read_places("sold", {0: 3, 1: 1}, {1: 2})) == [1001]
+    assert ids(lake.read_places("sold", {0: 3}, {0: 1})) == []
+    nothing = lake.read_places("sold", {0: 4, 1: 2, 2: 1}, lake.offsets("sold"))
+    assert nothing.is_empty()
+    assert nothing.schema == placed(0).schema
+    assert lake.read_places("sold", {}, {0: 1}, columns=("sale",)).to_dicts() == [{"sale": 0}]
+
+
+def test_files_of_other_places_are_not_opened(lake: Lake, settings: Settings) -> None:
+    """Rows of one day: it is the columns' statistics that tell the files apart."""
+    lake.append("sold", placed(0, 0, 1), {0: 2})
+    before = set((settings.root / "lake").rglob("*.parquet"))
+    lake.append("sold", placed(0, 2, 3), {0: 4})
+    lake.append("sold", placed(1, 0), {1: 1})
+    for path in before:
+        path.unlink()
+    assert ids(lake.read_places("sold", {0: 2}, {0: 4, 1: 1})) == [2, 3, 1000]
+    with pytest.raises((StateError, OSError)):
+        lake.read_places("sold", {0: 1}, {0: 4})
+
+
+def test_places_of_as_many_partitions_as_a_topic_may_have_are_read(lake: Lake) -> None:
+    """Of one filter with a term for each, pyiceberg would make a minute's work."""
+    rows = pl.concat([placed(p, 0, 1) for p in range(300)])
+    lake.append("sold", rows.with_columns(event_timestamp=pl.lit(T0).cast(rows.schema["event_timestamp"])))
+    found = lake.read_places("sold", dict.fromkeys(range(300), 1), dict.fromkeys(range(300), 2))
+    assert ids(found) == [1000 * p + 1 for p in range(300)]
+
+
+def test_a_property_is_what_the_newest_snapshot_that_tells_it_says(lake: Lake) -> None:
+    lake.append("sold", sold(0), properties={"perennial.built-to": "1", "note": "first"})
+    lake.append("sold", sold(1), properties={"perennial.built-to": "2"})
+    lake.append("sold", sold(2))
+    lake.existing("sold").delete("sale = 0")
+    assert lake.property("sold", "perennial.built-to") == "2"
+    assert lake.property("sold", "note") == "first"
+    assert lake.property("sold", "another") is None
+
+
+def test_a_property_of_perennials_own_outlives_the_snapshot_that_told_it_first(lake: Lake) -> None:
+    lake.append("sold", sold(0), properties={"perennial.built-to": "1"})
+    for number in range(1, 25):
+        lake.append("sold", sold(number))
+    assert lake.property("sold", "perennial.built-to") == "1"
 
 
 def test_a_snapshot_says_what_it_was_told_to(lake: Lake) -> None:
@@ -260,6 +322,22 @@ def test_a_snapshot_that_never_was_is_told_in_a_sentence(lake: Lake) -> None:
     lake.append("sold", sold(0))
     with pytest.raises(StateError, match="no longer has snapshot 7"):
         lake.read("sold", snapshot_id=7)
+
+
+def test_the_default_catalog_does_not_wait_for_the_disk_and_survives_a_kill(lake: Lake, settings: Settings) -> None:
+    lake.append("sold", sold(0), {0: 1})
+    with lake.catalog.engine.connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 1
+    killed = "import os, sys; from pathlib import Path; from features.lake import Lake; " + (
+        "from perennial.settings import Settings; import tests.features.test_lake as t; "
+        "Lake(Settings(home=Path(sys.argv[1])), 'toys').append('sold', t.sold(1), {0: 2}); os.kill(os.getpid(), 9)"
+    )
+    command = [sys.executable, "-c", killed, str(settings.home)]
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), str(root / "tests")])}
+    assert subprocess.run(command, cwd=root, env=environment, check=False).returncode == -9
+    assert (ids(lake.read("sold")), lake.offsets("sold")) == ([0, 1], {0: 2})
 
 
 def test_a_new_catalog_whose_tables_another_process_makes_meanwhile_is_opened(
