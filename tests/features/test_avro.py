@@ -446,7 +446,7 @@ def test_a_registry_that_is_not_there_is_named_without_its_password(event: Event
     ("schema", "more", "reason"),
     [
         ("string", {}, "is no record's"),
-        ({"type": "record", "name": "A"}, {}, "cannot be parsed"),
+        ({"type": "record", "name": "A", "fields": [{"name": "a", "type": "nothing"}]}, {}, "cannot be parsed"),
         ({"type": "nothing"}, {}, "cannot be parsed"),
         (SCHEMA, {"schemaType": "PROTOBUF"}, "is PROTOBUF, expected Avro"),
         (SCHEMA, {"references": [{"name": "a", "subject": "b", "version": 1}]}, "refers to other subjects"),
