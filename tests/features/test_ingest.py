@@ -281,11 +281,11 @@ def test_a_slow_ingest_that_another_overtakes_doubles_nothing_and_goes_on(
     put(values[:50])
     decode = ingest.decode
 
-    def overtaken(*arguments: Any) -> Any:
+    def overtaken(*arguments: Any, **named: Any) -> Any:
         monkeypatch.setattr(ingest, "decode", decode)
         put(values[50:])
         ingest_topic(kafka_settings, Lake(kafka_settings, spec.name), event, NOW)
-        return decode(*arguments)
+        return decode(*arguments, **named)
 
     monkeypatch.setattr(ingest, "decode", overtaken)
     with pytest.raises(ConflictError, match="another writer moved"):

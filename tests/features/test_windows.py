@@ -60,6 +60,7 @@ def sales(*rows: tuple[float, str | None, float | None, bool | None], ids: str |
             "kafka_partition": [0] * len(rows),
             "kafka_offset": list(range(len(rows))),
             "created_timestamp": [T0 + timedelta(days=1, seconds=i) for i in range(len(rows))],
+            "extra": [None] * len(rows),
         },
         schema=events_schema(SOLD),
     )
