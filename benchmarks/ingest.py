@@ -70,10 +70,10 @@ def ingest(settings: Settings, home: Path) -> tuple[int, float, float]:
 
 def feast_push(home: Path) -> float:
     """Rows a second that Feast's push takes to its own SQLite online store: departures, as they are."""
-    from features.light_feast import feast  # first: it is Feast as perennial imports it
     from feast.data_source import PushMode, PushSource
     from feast.infra.offline_stores.file_source import FileSource
 
+    from features.light_feast import feast  # first: it is Feast as perennial imports it
     from pipelines.flights.events import DEPARTED, replay
 
     home.mkdir()

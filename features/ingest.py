@@ -104,7 +104,7 @@ def refresh_view(settings: Settings, lake: Lake, spec: PipelineSpec, view: Featu
     added = online_keys = 0
     for end in _steps(built, there, MAX_NEW_ROWS):
         new = lake.read_places(event.table, built, end, windows.inputs(view, event))
-        rows = build_new_features(lake, view, event, new)
+        rows = build_new_features(lake, view, event, built, new)
         # Online first: killed in between, the rows are built and written once more, and the online store takes them again.
         online_keys += write_online(spec, settings, view, rows)
         built = lake.append(table, rows, end, read_from=built).offsets
@@ -114,16 +114,23 @@ def refresh_view(settings: Settings, lake: Lake, spec: PipelineSpec, view: Featu
     return ViewRefresh(view.name, added, online_keys)
 
 
-def build_new_features(lake: Lake, view: FeatureView, event: EventSpec, new: pl.DataFrame) -> pl.DataFrame:
-    """Feature rows that new events add or correct, from what the lake holds around them."""
+def build_new_features(
+    lake: Lake, view: FeatureView, event: EventSpec, before: Mapping[int, int], new: pl.DataFrame
+) -> pl.DataFrame:
+    """Feature rows that new events add or correct.
+
+    Args:
+        before: Kafka positions up to which features were built; the lake holds those events.
+        new: the events that follow, with the columns `windows.inputs`.
+    """
     times = new.get_column(EVENT_TIMESTAMP)
     first, last = times.min(), times.max()
     if not isinstance(first, datetime) or not isinstance(last, datetime):
         return windows.build_features(new, view, event)
     reach = windows.lookback(view)
     until = last + reach + timedelta(microseconds=1)
-    around = lake.read(event.table, first - reach, until, windows.inputs(view, event))
-    return windows.build_features(windows.mark_new(around, new, view), view, event)
+    known = lake.read_places(event.table, {}, before, windows.inputs(view, event), first - reach, until)
+    return windows.build_features(windows.mark_new(known, new, view), view, event)
 
 
 def _steps(start: Mapping[int, int], end: Mapping[int, int], most: int) -> Iterator[Mapping[int, int]]:

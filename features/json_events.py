@@ -70,7 +70,7 @@ def _all_good(values: Sequence[bytes | None], event: EventSpec, now: datetime) -
     if {v[0] for v in values} != {ord("{")} or {v[-1] for v in values} != {ord("}")}:  # type: ignore[index]
         return None
     joined = b"\n".join(values)  # type: ignore[arg-type]
-    if b"\0" in joined:  # at which Arrow stops reading, without a word
+    if b"\0" in joined:  # which Arrow takes for the end of the text
         return None
     try:
         table = _read_rows(joined, event)

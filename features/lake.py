@@ -208,7 +208,13 @@ class Lake:
             return _to_polars(scan(target, since, until, columns, snapshot_id).to_arrow())
 
     def read_places(
-        self, table: str, start: Mapping[int, int], end: Mapping[int, int], columns: tuple[str, ...] = ("*",)
+        self,
+        table: str,
+        start: Mapping[int, int],
+        end: Mapping[int, int],
+        columns: tuple[str, ...] = ("*",),
+        since: datetime | None = None,
+        until: datetime | None = None,
     ) -> pl.DataFrame:
         """Rows by where they were in Kafka: of each partition in `end`, offsets from `start` (default 0) to before `end`.
 
@@ -219,13 +225,16 @@ class Lake:
             start: first offset by partition.
             end: offset after the last by partition; other partitions are left out.
             columns: names of the columns to read.
+            since: first event time.
+            until: first event time that is left out.
 
         Raises:
             StateError: there is no such table.
         """
         target = self.existing(table)
+        ranges = {p: (start.get(p, 0), position) for p, position in end.items()}
         with self.answering():
-            return read_places(target, {p: (start.get(p, 0), until) for p, until in end.items()}, columns)
+            return read_places(target, ranges, columns, _within(since, until))
 
     def appended_since(self, table: str, snapshot_id: int | None) -> pl.DataFrame:
         """Rows of the snapshots after `snapshot_id`; all rows there are if it is None, or one in between was let go."""
@@ -354,9 +363,13 @@ def scan(
     snapshot_id: int | None = None,
 ) -> Any:
     """A scan of [since, until) by event time, whose partitions outside are not opened."""
+    return table.scan(row_filter=_within(since, until), selected_fields=columns, snapshot_id=snapshot_id)
+
+
+def _within(since: datetime | None, until: datetime | None) -> str:
     wanted = [f"{EVENT_TIMESTAMP} >= '{since.isoformat()}'"] if since else []
     wanted += [f"{EVENT_TIMESTAMP} < '{until.isoformat()}'"] if until else []
-    return table.scan(row_filter=" and ".join(wanted) or "true", selected_fields=columns, snapshot_id=snapshot_id)
+    return " and ".join(wanted) or "true"
 
 
 def first_of_each(events: pl.DataFrame, key: str) -> pl.DataFrame:

@@ -48,10 +48,10 @@ class Tail:
             return windows.build_features(new, self._view, self._event)
         if self._since is not None and first - self._reach < self._since:
             return None
-        self._events = pl.concat([self._events, new])
         within = (pl.col(EVENT_TIMESTAMP) > first - self._reach) & (pl.col(EVENT_TIMESTAMP) <= last + self._reach)
         around = windows.mark_new(self._events.filter(within), new, self._view)
         rows = windows.build_features(around, self._view, self._event)
+        self._events = pl.concat([self._events, new])
         self._forget(last)
         return rows
 

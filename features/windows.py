@@ -7,7 +7,8 @@ from datetime import timedelta
 import polars as pl
 
 from features.arrival import LATE_S, counted
-from features.lake import CREATED_TIMESTAMP, EVENT_TIMESTAMP, IS_DUPLICATE, OFFSET, PARTITION
+from features.lake import CREATED_TIMESTAMP, EVENT_TIMESTAMP, IS_DUPLICATE
+from features.places import OFFSET, PARTITION
 from pipelines.spec import Aggregate, EventSpec, FeatureView
 
 IS_NEW = "_is_new"
@@ -23,13 +24,15 @@ def inputs(view: FeatureView, event: EventSpec) -> tuple[str, ...]:
     )
 
 
-def mark_new(around: pl.DataFrame, new: pl.DataFrame, view: FeatureView) -> pl.DataFrame:
-    """Events around new ones, as far as they have the same keys; `_is_new` says which are the new ones."""
+def mark_new(known: pl.DataFrame, new: pl.DataFrame, view: FeatureView) -> pl.DataFrame:
+    """New events and those known before them, as far as they have the same keys; `_is_new` says which is which."""
     touched = new.get_column(view.key).unique()
-    return (
-        around.filter(pl.col(view.key).is_in(touched.implode()))
-        .join(new.select(*PLACE, pl.lit(value=True).alias(IS_NEW)), on=PLACE, how="left")
-        .with_columns(pl.col(IS_NEW).fill_null(value=False))
+    of_same_keys = known.filter(pl.col(view.key).is_in(touched.implode()))
+    return pl.concat(
+        [
+            of_same_keys.with_columns(pl.lit(value=False).alias(IS_NEW)),
+            new.with_columns(pl.lit(value=True).alias(IS_NEW)),
+        ]
     )
 
 

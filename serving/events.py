@@ -6,6 +6,7 @@ is fast for few rows.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -50,8 +51,8 @@ def events_frame(events: Sequence[Mapping[str, Any]], spec: EventSpec, now: date
 
 def _check_size(event: Mapping[str, Any], row: int) -> None:
     try:
-        size = len(orjson.dumps(event))
-    except TypeError as error:  # deeper than can be written, or half a surrogate pair
+        size = len(_written(event))
+    except (TypeError, ValueError, RecursionError) as error:  # deeper than can be kept, or half a surrogate pair
         raise UsageError(
             f"event {row}: a field that is not its topic's cannot be kept ({error}); leave it out"
         ) from error
@@ -59,3 +60,10 @@ def _check_size(event: Mapping[str, Any], row: int) -> None:
         raise UsageError(
             f"event {row}: it has {size:,} bytes, more than the {MAX_EVENT_BYTES:,} that an event may have; send less"
         )
+
+
+def _written(event: Mapping[str, Any]) -> bytes:
+    try:
+        return orjson.dumps(event)
+    except TypeError:  # as the consumer would find it: an integer beyond 64 bits is a float there
+        return orjson.dumps(orjson.loads(json.dumps(event)))

@@ -41,6 +41,7 @@ def settle(lake: Lake, *rows: tuple[str, float, bool]) -> None:
             "kafka_partition": [0] * len(rows),
             "kafka_offset": list(range(before, before + len(rows))),
             "created_timestamp": [T0 + timedelta(days=9)] * len(rows),
+            "extra": [None] * len(rows),
         },
         schema=events_schema(SETTLED),
     )

@@ -15,7 +15,7 @@ from features.events import Records, encode
 from features.ingest import build_new_features
 from features.lake import Lake
 from features.topic_stream import TopicStream, topic_schema
-from features.windows import IS_NEW, build_features
+from features.windows import IS_NEW, build_features, inputs
 from perennial.settings import Settings
 from pipelines.spec import Aggregate, EventField, EventSpec, FeatureView
 
@@ -255,9 +255,12 @@ def test_any_split_through_the_lake_ends_in_the_same_values_as_a_backfill(
             values_ = encode(events[start:end], narrow)
             records = Records.of((0, start + i, None, value) for i, value in enumerate(values_))
             new = stream.take(Batch(records, {0: end} if end else {}), T0 + timedelta(days=1))
+            before = stream.positions
             stream.commit()
             if new.height:
-                for row in build_new_features(lake, VIEW, narrow, new).iter_rows(named=True):
+                for row in build_new_features(lake, VIEW, narrow, before, new.select(inputs(VIEW, narrow))).iter_rows(
+                    named=True
+                ):
                     streamed[row["store"], (row["event_timestamp"] - T0) / timedelta(hours=1)] = tuple(
                         row[n] for n in NAMES
                     )

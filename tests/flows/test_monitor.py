@@ -66,6 +66,7 @@ def settled(lake: Lake, sent_back: np.ndarray) -> None:
             "kafka_partition": 0,
             "kafka_offset": range(ROWS),
             "created_timestamp": [NOW] * ROWS,
+            "extra": None,
         }
     )
     lake.append(SETTLED.table, frame.cast(events_schema(SETTLED)).select(events_schema(SETTLED).keys()))

@@ -45,6 +45,13 @@ def test_a_folder_without_a_pipeline_is_told(tmp_path: Path) -> None:
         load_pipeline("hollow")
 
 
+@pytest.mark.parametrize("name", ["kafka_offset", "created_timestamp", "extra"])
+def test_a_field_cannot_have_the_name_of_a_column_that_is_added(name: str) -> None:
+    event = PIPELINE.events[0].model_dump()
+    with pytest.raises(ValidationError, match=rf"fields \['{name}'\] are columns that perennial adds"):
+        EventSpec(**{**event, "fields": [*event["fields"], {"name": name, "type": "string"}]})
+
+
 def test_a_pipeline_cannot_be_changed_and_takes_no_unknown_part() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         PIPELINE.name = "other"

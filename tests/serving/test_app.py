@@ -90,7 +90,9 @@ def test_a_missing_field_is_named(ready, toy_event):
     del event["x"]
     response = ready.post("/v1/toys/score", json={"events": [event]})
     assert response.status_code == 422
-    assert response.json() == {"detail": "event 0: field 'x' is missing; toys.asked.v1 needs a float"}
+    assert response.json() == {
+        "detail": "event 0: field 'x' is missing or null; mend it, or see the fields of toys.asked.v1"
+    }
 
 
 def test_too_many_events_are_refused_with_the_limit(ready, toy_event):

@@ -32,6 +32,7 @@ def stored(event: EventSpec) -> pl.DataFrame:
             kafka_partition=pl.lit(0),
             kafka_offset=pl.int_range(pl.len()),
             created_timestamp=pl.lit(AS_OF),
+            extra=pl.lit(None),
         )
         .cast(events_schema(event))
         .select(events_schema(event).keys())
