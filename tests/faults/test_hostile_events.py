@@ -18,8 +18,9 @@ import pytest
 from fastavro import parse_schema, schemaless_writer
 from kafka import KafkaProducer
 
-from features.consumer import ensure_topics
-from features.ingest import DEAD_LETTERS, ingest_topic
+from features.broker import ensure_topics
+from features.dead_letters import DEAD_LETTERS
+from features.ingest import ingest_topic
 from features.lake import Lake
 from perennial.settings import Settings
 from pipelines.spec import EventField, EventSpec
