@@ -363,13 +363,13 @@ def scan(
     snapshot_id: int | None = None,
 ) -> Any:
     """A scan of [since, until) by event time, whose partitions outside are not opened."""
-    return table.scan(row_filter=_within(since, until), selected_fields=columns, snapshot_id=snapshot_id)
+    return table.scan(row_filter=_within(since, until) or "true", selected_fields=columns, snapshot_id=snapshot_id)
 
 
 def _within(since: datetime | None, until: datetime | None) -> str:
     wanted = [f"{EVENT_TIMESTAMP} >= '{since.isoformat()}'"] if since else []
     wanted += [f"{EVENT_TIMESTAMP} < '{until.isoformat()}'"] if until else []
-    return " and ".join(wanted) or "true"
+    return " and ".join(wanted)
 
 
 def first_of_each(events: pl.DataFrame, key: str) -> pl.DataFrame:

@@ -20,7 +20,7 @@ BEGIN, END = "_begin", "_end"
 
 
 def read_places(
-    table: Table, ranges: Mapping[int, tuple[int, int]], columns: tuple[str, ...], within: str = "true"
+    table: Table, ranges: Mapping[int, tuple[int, int]], columns: tuple[str, ...], within: str = ""
 ) -> pl.DataFrame:
     """Rows whose offset is in the range of their Kafka partition, [begin, end).
 
@@ -28,7 +28,7 @@ def read_places(
         table: with columns kafka_partition and kafka_offset.
         ranges: by partition; rows of others are left out.
         columns: names, or `*`.
-        within: what else holds of the rows, as pyiceberg's filter.
+        within: what else must hold of the rows, as pyiceberg's filter; empty = nothing.
     """
     from pyiceberg.io.pyarrow import ArrowScan
 
@@ -36,7 +36,8 @@ def read_places(
     begins, ends = zip(*ranges.values(), strict=True) if ranges else ((0,), (0,))
     every = "*" in columns
     wanted = columns if every else tuple(dict.fromkeys((*columns, PARTITION, OFFSET)))
-    scan = table.scan(f"{OFFSET} >= {min(begins)} and {OFFSET} < {max(ends)} and {within}", selected_fields=wanted)
+    places = f"{OFFSET} >= {min(begins)} and {OFFSET} < {max(ends)}"
+    scan = table.scan(" and ".join(filter(None, (places, within))), selected_fields=wanted)
     tasks = [task for task in scan.plan_files() if may_hold(table, task.file, ranges)]
     arrow = ArrowScan(table.metadata, table.io, scan.projection(), scan.row_filter).to_table(tasks)
     rows = pl.DataFrame(arrow)
