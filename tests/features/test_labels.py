@@ -250,6 +250,7 @@ def settled_frame(told: list[Told]) -> pl.DataFrame:
         "kafka_partition": [0] * len(told),
         "kafka_offset": range(len(told)),
         "created_timestamp": [T0 + timedelta(days=9)] * len(told),
+        "extra": [None] * len(told),
         "is_duplicate": [t[3] for t in told],
     }
     return pl.DataFrame(columns, schema={**events_schema(SETTLED), "is_duplicate": pl.Boolean})
