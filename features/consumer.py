@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-MAX_BATCH_ROWS = 100_000
+MAX_BATCH_ROWS = 20_000
+MOST_AHEAD = 4
 # kafka-python makes an object a record; taken apart a few at a time, the garbage collector has little to walk through.
 POLL_ROWS = 1_000
 POLL_MS = 500
@@ -215,11 +216,11 @@ def _positions(
 
 
 def ahead(items: Iterable[T]) -> Iterator[T]:
-    """The same items, made in a thread of their own, one ahead of the one that is being used.
+    """The same items, made in a thread of their own, a few ahead of the one that is being used.
 
     What reads Kafka holds Python's lock and what decodes and writes mostly does not, so both go on at once.
     """
-    ready: queue.Queue[tuple[T | None, BaseException | None, bool]] = queue.Queue(maxsize=1)
+    ready: queue.Queue[tuple[T | None, BaseException | None, bool]] = queue.Queue(MOST_AHEAD)
     given_up = threading.Event()
 
     def put(item: T | None, error: BaseException | None, ended: bool) -> bool:

@@ -17,6 +17,7 @@ from features.topic_stream import TopicStream, topic_schema
 from perennial.settings import Settings
 from pipelines.spec import EventSpec, FeatureView, PipelineSpec
 
+COMMIT_ROWS = 100_000
 # Rows of a topic that features are built from at once: a backlog of years is built from in steps.
 MAX_NEW_ROWS = 200_000
 
@@ -78,7 +79,9 @@ def ingest_topic(settings: Settings, lake: Lake, event: EventSpec, created: date
     with open_consumer(settings, f"perennial-{lake.namespace}") as consumer:
         for batch in ahead(read_to_end(consumer, event.topic, stream.positions)):
             stream.take(batch, created)
-            stream.commit()
+            if stream.pending_rows >= COMMIT_ROWS:
+                stream.commit()
+        stream.commit()
         lag_rows = behind(consumer, event.topic, stream.positions)
         if stream.arrivals.counts != before:
             tell_positions(consumer, event.topic, stream.positions)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
 from pyiceberg.exceptions import CommitFailedException
 from pyiceberg.manifest import DataFile, ManifestContent, ManifestFile
 from pyiceberg.table import Table, TableProperties, Transaction
@@ -17,6 +21,9 @@ from pyiceberg.table.update import (
 )
 from pyiceberg.table.update.snapshot import _ManifestMergeManager, _OverwriteFiles
 from pyiceberg.typedef import EMPTY_DICT
+
+# Writing a file waits for its disk or its S3 as much as it computes.
+WRITERS = 4
 
 
 class OneCopyTransaction(Transaction):
@@ -36,6 +43,29 @@ class OneCopyTransaction(Transaction):
         if self._staged is None or self._staged[0] is not base or self._staged[1] is not updates:
             self._staged = (base, updates, update_table_metadata(base, updates))
         return self._staged[2]
+
+    def append_slices(self, slices: Sequence[pa.Table], properties: dict[str, str]) -> None:
+        """Append tables, each of which lies in one partition.
+
+        `append` looks through the whole table for each partition: rows times days, which is most of what a commit of many
+        days costs.
+
+        Args:
+            slices: with the columns of the table; none of them is empty.
+            properties: of the snapshot.
+        """
+        from pyiceberg.io.pyarrow import _dataframe_to_data_files
+
+        metadata, numbers = self.table_metadata, itertools.count()
+        with self._append_snapshot_producer(properties) as files:
+
+            def write(part: pa.Table) -> list[DataFile]:
+                return list(_dataframe_to_data_files(metadata, part, self._table.io, files.commit_uuid, numbers))
+
+            with ThreadPoolExecutor(WRITERS) as pool:
+                for written in pool.map(write, slices):
+                    for file in written:
+                        files.append_data_file(file)
 
 
 def replace_files(table: Table, old: list[DataFile], new: list[DataFile], properties: dict[str, str]) -> None:

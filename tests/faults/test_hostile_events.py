@@ -114,9 +114,7 @@ def year(number: int, reason: str) -> Callable[[random.Random], tuple[datetime, 
 TIMES = {
     "the year 1970": year(1970, r"^field 'event_timestamp' is '1970-.*, \d+ days.* before 2000-01-01T00:00:00"),
     "the year 2999": year(2999, "^field 'event_timestamp' is '2999-.*, expected a time of 1970 to 2199$"),
-    "many years ahead": year(
-        2190, r"^field 'event_timestamp' is '2190-.*, \d+ days.* ahead of the clock \(20"
-    ),
+    "many years ahead": year(2190, r"^field 'event_timestamp' is '2190-.*, \d+ days.* ahead of the clock \(20"),
 }
 
 
