@@ -238,6 +238,8 @@ def shown(url: str) -> str:
         where = f"{parts.hostname or 'localhost'}:{parts.port or 6379}"
     except ValueError:
         return "(no address of Redis)"
+    if parts.scheme not in ("redis", "rediss"):
+        return "(no address of Redis)"
     return f"{parts.scheme}://{f'{parts.username}:***@' if parts.password else ''}{where}{parts.path}"
 
 

@@ -271,7 +271,9 @@ class OnlineWriter:
             UnreachableError: Redis does not answer. Some keys may have been written, each whole.
             StateError: the store refused the rows.
         """
-        newest = rows.sort(EVENT_TIMESTAMP, CREATED_TIMESTAMP).unique([view.entity], keep="last")
+        # In order, so that of two rows of the same times the later one counts, as it does from one call to the next.
+        ordered = rows.sort(EVENT_TIMESTAMP, CREATED_TIMESTAMP, maintain_order=True)
+        newest = ordered.unique([view.entity], keep="last", maintain_order=True)
         return self._store.write_numbers(self._config, self._views[view.name], newest) if newest.height else 0
 
     def read(self, view: FeatureView, keys: Sequence[str]) -> pl.DataFrame:

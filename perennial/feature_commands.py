@@ -2,6 +2,136 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import typer
 
+from perennial.arguments import PipelineName
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from rich.table import Table
+
+    from features.lineage import FeatureLineage
+    from features.online_check import Difference, ViewCheck
+
 app = typer.Typer(help="Features: where they come from, and whether online is offline.", no_args_is_help=True)
+
+
+@app.command()
+def describe(pipeline: PipelineName) -> None:
+    """Which topic, field, key, function, window and code feed which feature, as applied; and what changed since."""
+    from rich.console import Console
+
+    from features.lineage import changes, declared
+    from features.store import applied_lineage
+    from flows.context import open_context
+
+    context = open_context(pipeline)
+    applied = applied_lineage(context.spec, context.settings)
+    console = Console()
+    for table in lineage_tables(applied):
+        console.print(table)
+    changed = changes(declared(context.spec), applied)
+    if changed:
+        console.print("[yellow]The code has changed since this was applied[/]; the next ingest applies it:")
+        for sentence in changed:
+            console.print(f"  {sentence}", markup=False, highlight=False)
+    else:
+        console.print(f"The code of {pipeline} is what is applied.")
+
+
+@app.command()
+def check(pipeline: PipelineName) -> None:
+    """Compare online with offline for every key. Exit status 0 if all are the same, 1 if not or if there are none.
+
+    A key that differs is looked at again after five seconds: what an ingest is writing just now is no fault.
+    """
+    from rich.console import Console
+
+    from features.online_check import check_online
+    from flows.context import open_context
+    from validation.verdict import worst
+
+    context = open_context(pipeline)
+    checks = check_online(context.spec, context.settings, context.lake)
+    console = Console()
+    console.print(check_table(checks))
+    for found in checks:
+        for example in found.examples:
+            console.print(f"{found.view} {told(example)}", markup=False, highlight=False)
+    verdict = worst(found.verdict for found in checks)
+    console.print(f"{verdict.status.name}: {verdict.reason}", markup=False, highlight=False)
+    raise typer.Exit(0 if verdict.passed else 1)
+
+
+def lineage_tables(lineage: Sequence[FeatureLineage]) -> Iterator[Table]:
+    """A table a view: what its features have in common in the title, one feature a row."""
+    from itertools import groupby
+
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    for view, features in groupby(lineage, key=lambda of: of.view):
+        of_view = list(features)
+        one = of_view[0]
+        table = Table(
+            title=f"[bold]{view}[/], by {one.entity}",
+            caption=f"from {one.topic} by {one.key}, counts for {span(one.ttl_s)}, code {one.code}",
+            title_justify="left",
+            caption_justify="left",
+            box=SIMPLE_HEAD,
+        )
+        for column in ("feature", "function", "field", "window"):
+            table.add_column(column, overflow="fold")
+        for of in of_view:
+            table.add_row(of.feature, of.function, of.field, span(of.window_s))
+        yield table
+
+
+def check_table(checks: Sequence[ViewCheck]) -> Table:
+    """A row a view: how many keys, how many differ in which way."""
+    from rich.table import Table
+
+    from features.online_check import KINDS
+
+    table = Table(title="online against offline", title_justify="left")
+    table.add_column("view", overflow="fold")
+    for column in ("keys", *KINDS):
+        table.add_column(column, justify="right")
+    table.add_column("verdict", no_wrap=True)
+    colours = {"PASS": "green", "INCONCLUSIVE": "yellow"}
+    for found in checks:
+        status = found.verdict.status.name
+        counts = [f"{found.differences[kind]:,}" if kind in found.differences else "-" for kind in KINDS]
+        table.add_row(found.view, f"{found.keys:,}", *counts, f"[{colours.get(status, 'red')}]{status}[/]")
+    return table
+
+
+def told(example: Difference) -> str:
+    """One key that differs, as a sentence."""
+    start = f"{example.key!r}: {example.kind}"
+    if example.feature is not None:
+        values = f"offline {_number(example.offline_value)}, online {_number(example.online_value)}"
+        return f"{start}, {example.feature} at {_moment(example.offline_at)} is {values}"
+    return f"{start}, offline {_moment(example.offline_at)}, online {_moment(example.online_at)}"
+
+
+def span(seconds: str) -> str:
+    """A length of time as a person says it: 90000 -> 25 h."""
+    if not seconds.isdigit():
+        return seconds
+    length = int(seconds)
+    for unit, name in ((86_400, "d"), (3_600, "h"), (60, "min")):
+        if length and length % unit == 0:
+            return f"{length // unit} {name}"
+    return f"{length} s"
+
+
+def _moment(at: Any) -> str:
+    return f"{at:%Y-%m-%d %H:%M:%S.%f}".removesuffix(".000000") if at is not None else "nothing"
+
+
+def _number(value: float | None) -> str:
+    return "null" if value is None else f"{value:.17g}"

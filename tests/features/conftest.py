@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from kafka import KafkaAdminClient, KafkaProducer
 from kafka.admin import NewTopic
+from redis_server import redis_server as redis_server  # a fixture
 
 from perennial.settings import Settings
 

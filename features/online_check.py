@@ -1,0 +1,260 @@
+"""Is online what offline says? For every key of every view, the newest row of the lake against what the store holds."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import polars as pl
+
+from features.lake import CREATED_TIMESTAMP, EVENT_TIMESTAMP, Lake, scan
+from features.store import OnlineWriter, view_table
+from perennial.settings import Settings
+from pipelines.spec import FeatureView, PipelineSpec
+from validation.verdict import Status, Verdict
+
+MISSING, OLDER, NEWER, DIFFERS, NOT_OFFLINE = KINDS = (
+    "missing online",
+    "older online",
+    "newer online",
+    "value differs",
+    "not offline",
+)
+EXAMPLES = 5
+# What is held at once: rows while the newest of each key are found, and keys whose newest row is known.
+ROWS_AT_ONCE = 500_000
+KEYS_AT_ONCE = 1_000_000
+KEYS_A_READ = 10_000
+# An ingest at work writes online first and the lake a moment later, so a difference is looked at again after this.
+AGAIN_AFTER_S = 5.0
+ONLINE = "_online"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One key that is not the same online and offline.
+
+    Attributes:
+        key: the entity's key.
+        kind: one of KINDS.
+        offline_at: event time of the lake's newest row; None if there is none.
+        online_at: event time of the store's row; None if there is none.
+        feature: the first feature whose values differ, for `value differs` only.
+        offline_value: its value in the lake.
+        online_value: its value in the store.
+    """
+
+    key: str
+    kind: str
+    offline_at: datetime | None
+    online_at: datetime | None
+    feature: str | None = None
+    offline_value: float | None = None
+    online_value: float | None = None
+
+
+@dataclass(frozen=True)
+class ViewCheck:
+    """What the check of one view found.
+
+    Attributes:
+        view: the view.
+        keys: different keys that were looked at, offline and online.
+        differences: number of keys by kind; a kind that was not found is not in it.
+        examples: a few of them, of every kind that was found.
+    """
+
+    view: str
+    keys: int
+    differences: Mapping[str, int] = field(default_factory=dict)
+    examples: tuple[Difference, ...] = ()
+
+    @property
+    def differing(self) -> int:
+        """Number of keys that are not the same."""
+        return sum(self.differences.values())
+
+    @property
+    def verdict(self) -> Verdict:
+        """PASS if all keys are the same, FAIL if some are not, INCONCLUSIVE if there are none."""
+        numbers = {"keys": float(self.keys), "differing": float(self.differing)}
+        if not self.keys:
+            return Verdict(Status.INCONCLUSIVE, f"{self.view} has no key, online or offline", numbers)
+        if not self.differences:
+            return Verdict(Status.PASS, f"{self.view}: all {self.keys:,} keys are the same", numbers)
+        told = ", ".join(f"{count:,} {kind}" for kind, count in self.differences.items())
+        return Verdict(Status.FAIL, f"{self.view}: of {self.keys:,} keys {told}", numbers)
+
+
+def check_online(
+    spec: PipelineSpec, settings: Settings, lake: Lake, again_after_s: float = AGAIN_AFTER_S
+) -> tuple[ViewCheck, ...]:
+    """Compare online with offline for every key of every view.
+
+    Offline is the lake's newest row of a key, by event time, then by created time.
+
+    Args:
+        spec: the pipeline.
+        settings: where the online store is.
+        lake: the pipeline's lake.
+        again_after_s: seconds after which keys that differ are looked at once more. A key counts only if it differs
+            both times and its online row did not change in between: what an ingest is writing just now is no fault.
+
+    Returns:
+        One check a view, in order.
+
+    Raises:
+        UnreachableError: the online store does not answer.
+    """
+    store = OnlineWriter(spec, settings)
+    return tuple(_check_view(view, store, lake, again_after_s) for view in spec.views)
+
+
+def compare(offline: pl.DataFrame, online: pl.DataFrame, view: FeatureView) -> pl.DataFrame:
+    """The keys whose newest row offline is not their row online.
+
+    Times are compared first, values only of rows of the same time. A created time that the store does not know is
+    taken for the same. Null equals null, and NaN equals NaN.
+
+    Args:
+        offline: one row a key: the key, `event_timestamp`, `created_timestamp` and the view's features.
+        online: the same of the store.
+        view: the view.
+
+    Returns:
+        One row a key that differs, sorted by key: `key`, `kind`, `offline_at`, `online_at`, `online_created`, `feature`,
+        `offline_value`, `online_value`.
+    """
+    at, online_at = pl.col(EVENT_TIMESTAMP), pl.col(EVENT_TIMESTAMP + ONLINE)
+    created, online_created = pl.col(CREATED_TIMESTAMP), pl.col(CREATED_TIMESTAMP + ONLINE)
+    names = [a.name for a in view.aggregates]
+    first_differing = pl.coalesce(
+        pl.lit(None, dtype=pl.String),
+        *(pl.when(pl.col(n).ne_missing(pl.col(n + ONLINE))).then(pl.lit(n)) for n in names),
+    )
+    # Both sides have the columns, so that each gets its suffix; the key is one column.
+    both = offline.join(online, on=view.entity, how="full", coalesce=True, suffix=ONLINE)
+    kind = (
+        pl.when(online_at.is_null())
+        .then(pl.lit(MISSING))
+        .when(at.is_null())
+        .then(pl.lit(NOT_OFFLINE))
+        .when((online_at < at) | ((online_at == at) & (online_created < created)))
+        .then(pl.lit(OLDER))
+        .when((online_at > at) | ((online_at == at) & (online_created > created)))
+        .then(pl.lit(NEWER))
+        .when(first_differing.is_not_null())
+        .then(pl.lit(DIFFERS))
+    )
+    found = both.with_columns(kind.alias("kind"), first_differing.alias("feature")).filter(pl.col("kind").is_not_null())
+    feature = pl.when(pl.col("kind") == DIFFERS).then(pl.col("feature"))
+
+    def value(suffix: str) -> pl.Expr:
+        picked = (pl.when(feature == n).then(pl.col(n + suffix)) for n in names)
+        return pl.coalesce(pl.lit(None, dtype=pl.Float64), *picked)
+
+    return found.select(
+        pl.col(view.entity).alias("key"),
+        "kind",
+        at.alias("offline_at"),
+        online_at.alias("online_at"),
+        online_created.alias("online_created"),
+        feature.alias("feature"),
+        value("").alias("offline_value"),
+        value(ONLINE).alias("online_value"),
+    ).sort("key")
+
+
+def _check_view(view: FeatureView, store: OnlineWriter, lake: Lake, again_after_s: float) -> ViewCheck:
+    keys, first = 0, []
+    for mine, newest in _newest(lake, view):
+        offline = newest.get_column(view.entity)
+        keys += newest.height
+        for start in range(0, newest.height, KEYS_A_READ):
+            some = newest.slice(start, KEYS_A_READ)
+            first.append(compare(some, store.read(view, some.get_column(view.entity).to_list()), view))
+        for batch in store.keys(view):
+            told = pl.DataFrame({view.entity: batch}, schema={view.entity: pl.String}).unique().filter(mine)
+            unknown = told.filter(~pl.col(view.entity).is_in(offline.implode())).get_column(view.entity)
+            first.append(compare(newest.clear(), store.read(view, unknown.to_list()), view))
+    if not first:
+        return ViewCheck(view.name, 0)
+    # Redis may tell a key twice.
+    differing = pl.concat(first).unique("key", maintain_order=True)
+    keys += differing.filter(pl.col("kind") == NOT_OFFLINE).height
+    if differing.height:
+        time.sleep(again_after_s)
+        differing = _still(differing, view, store, lake)
+    counts = Counter(differing.get_column("kind").to_list())
+    few = differing.group_by("kind", maintain_order=True).head(EXAMPLES).drop("online_created")
+    examples = sorted((Difference(**row) for row in few.iter_rows(named=True)), key=lambda d: KINDS.index(d.kind))
+    return ViewCheck(view.name, keys, {kind: counts[kind] for kind in KINDS if counts[kind]}, tuple(examples))
+
+
+def _still(differing: pl.DataFrame, view: FeatureView, store: OnlineWriter, lake: Lake) -> pl.DataFrame:
+    """Those that differ now, too, and whose online row has not moved."""
+    wanted = differing.get_column("key")
+    online = pl.concat(
+        store.read(view, wanted.slice(start, KEYS_A_READ).to_list()) for start in range(0, len(wanted), KEYS_A_READ)
+    )
+    # Offline second: what is online was on its way into the lake already.
+    found = [
+        compare(newest, online.filter(mine), view)
+        for mine, newest in _newest(lake, view, pl.col(view.entity).is_in(wanted.implode()))
+    ]
+    place = ["key", "online_at", "online_created"]
+    return pl.concat(found).join(differing.select(place), on=place, how="semi", nulls_equal=True)
+
+
+def _newest(lake: Lake, view: FeatureView, wanted: pl.Expr | None = None) -> Iterator[tuple[pl.Expr, pl.DataFrame]]:
+    """The newest row of every key of a view's lake table, in slices of bounded size.
+
+    Returns:
+        For each slice, which keys are in it (an expression on the key), and their newest rows. There is always one.
+    """
+    key = pl.col(view.entity)
+    types = {
+        view.entity: pl.String(),
+        EVENT_TIMESTAMP: pl.Datetime("us", "UTC"),
+        CREATED_TIMESTAMP: pl.Datetime("us", "UTC"),
+    }
+    schema = pl.Schema({**types, **{a.name: pl.Float64() for a in view.aggregates}})
+    slices = deque([(0, 1)])
+    while slices:
+        part, of = slices.popleft()
+        newest, waiting, height = schema.to_frame(), [], 0
+        for batch in _batches(lake, view_table(view), tuple(schema)):
+            waiting.append(batch.filter(_slice(key, part, of), wanted if wanted is not None else pl.lit(True)))
+            height += waiting[-1].height
+            if height >= ROWS_AT_ONCE:
+                newest, waiting, height = _reduced(newest, waiting, view), [], 0
+            while newest.height > KEYS_AT_ONCE:
+                # Too many keys at once: half of them wait for a pass of their own.
+                slices.append((part + of, 2 * of))
+                of *= 2
+                newest = newest.filter(_slice(key, part, of))
+                waiting = [frame.filter(_slice(key, part, of)) for frame in waiting]
+        yield _slice(key, part, of), _reduced(newest, waiting, view)
+
+
+def _slice(key: pl.Expr, part: int, of: int) -> pl.Expr:
+    return key.hash(0) % of == part
+
+
+def _reduced(newest: pl.DataFrame, more: Sequence[pl.DataFrame], view: FeatureView) -> pl.DataFrame:
+    rows = pl.concat([newest, *more], how="vertical_relaxed")
+    return rows.sort(EVENT_TIMESTAMP, CREATED_TIMESTAMP).unique([view.entity], keep="last", maintain_order=True)
+
+
+def _batches(lake: Lake, table: str, columns: tuple[str, ...]) -> Iterator[pl.DataFrame]:
+    """A table's rows, a part of a file at a time; a column it does not have yet is null. No table: nothing."""
+    if not lake.exists(table):
+        return
+    target = lake.existing(table)
+    known = tuple(name for name in columns if name in target.schema().column_names)
+    for batch in scan(target, columns=known).to_arrow_batch_reader():
+        frame = pl.DataFrame(batch)
+        yield frame.with_columns(pl.lit(None).alias(n) for n in columns if n not in known).select(columns)
