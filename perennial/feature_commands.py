@@ -50,12 +50,14 @@ def check(pipeline: PipelineName) -> None:
     """
     from rich.console import Console
 
+    from features.check_log import record_check
     from features.online_check import check_online
-    from flows.context import open_context
+    from flows.context import moment, open_context
     from validation.verdict import worst
 
     context = open_context(pipeline)
     checks = check_online(context.spec, context.settings, context.lake)
+    record_check(context.lake, checks, moment(None))
     console = Console()
     console.print(check_table(checks))
     for found in checks:
