@@ -14,6 +14,14 @@ from features.online_check import ViewCheck
 
 ONLINE_CHECKS = "online_checks"
 LAST_CHECK = "perennial.online-check"
+SCHEMA = {
+    EVENT_TIMESTAMP: pl.Datetime("us", "UTC"),
+    "view": pl.String(),
+    "status": pl.String(),
+    "keys": pl.Int64(),
+    "differing": pl.Int64(),
+    "reason": pl.String(),
+}
 
 
 @dataclass(frozen=True)
@@ -53,8 +61,9 @@ def record_check(lake: Lake, checks: Sequence[ViewCheck], at: datetime) -> None:
         "keys": {check.view: check.keys for check in checks},
         "differences": {check.view: dict(check.differences) for check in checks},
     }
-    frame = pl.DataFrame(rows).with_columns(pl.col(EVENT_TIMESTAMP).cast(pl.Datetime("us", "UTC")))
-    lake.append(ONLINE_CHECKS, frame, properties={LAST_CHECK: json.dumps(last)}, partition_by=None)
+    lake.append(
+        ONLINE_CHECKS, pl.DataFrame(rows, schema=SCHEMA), properties={LAST_CHECK: json.dumps(last)}, partition_by=None
+    )
 
 
 def last_check(lake: Lake) -> LastCheck | None:

@@ -6,7 +6,7 @@ killed in between, a replay sends them once more, and the id of an event makes t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -87,8 +87,8 @@ def find_letters(lake: Lake, spec: PipelineSpec, topic: str | None = None) -> Le
 def reason_kind() -> pl.Expr:
     """What kind of reason a `reason` is: the values and numbers in it left out."""
     wanted = r"(an? [A-Za-z]+, expected .*|expected .*|[^,]* before [^,]*, the earliest that can be|[^,]* ahead of .*)$"
-    without_value = pl.col("reason").str.replace(rf"(?s)^(field '[^']*' is ).*, {wanted}", "$1…, $2")
-    return without_value.str.replace_all(r"\b[0-9][0-9.,:T+-]*\b", "#").alias("kind")
+    without_value = pl.col("reason").str.replace(rf"(?s)^(field '[^']*' is ).*?, {wanted}", "$1…, $2")
+    return without_value.str.replace_all(r"(^|[ (])[0-9](?:[0-9.,:T+-]*[0-9])?", "${1}#").alias("kind")
 
 
 def read_whole(lake: Lake, letters: pl.DataFrame) -> pl.DataFrame:
@@ -109,7 +109,7 @@ def read_whole(lake: Lake, letters: pl.DataFrame) -> pl.DataFrame:
         )
         with lake.answering():
             found.append(pl.DataFrame(target.scan(row_filter=wanted).to_arrow()).select(list(DEAD_LETTER_SCHEMA)))
-    rows = pl.concat(found, how="vertical_relaxed").cast(DEAD_LETTER_SCHEMA).unique(PLACE)
+    rows = pl.concat(found, how="vertical_relaxed").cast(pl.Schema(DEAD_LETTER_SCHEMA)).unique(PLACE)
     return letters.select(PLACE).join(rows, on=PLACE, how="inner", maintain_order="left")
 
 
@@ -151,7 +151,7 @@ def replay_letters(
         UsageError: there is no such topic.
     """
     # Before the letters are read: whatever another replay does from then on is noticed.
-    done = lake.offsets(REPLAYED)
+    done: Mapping[int, int] = lake.offsets(REPLAYED)
     letters = find_letters(lake, spec, topic).open.sort(PLACE)
     if not letters.height:
         return
@@ -171,8 +171,8 @@ def replay_letters(
                 valid.append(valid_now)
                 stay.append(refused)
             ready = pl.concat(valid)
-            refused = send_again(producer, ready.iter_rows(named=True))
-            reasons = pl.Series("reason", [refused.get(row) for row in range(ready.height)], dtype=pl.String)
+            too_large = send_again(producer, ready.iter_rows(named=True))
+            reasons = pl.Series("reason", [too_large.get(row) for row in range(ready.height)], dtype=pl.String)
             told = ready.select(PLACE).with_columns(reasons)
             sent = told.filter(pl.col("reason").is_null()).select(PLACE)
             if sent.height:

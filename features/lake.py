@@ -287,7 +287,7 @@ class Lake:
         with self.answering():
             files = [task.file for task in scan(found, since).plan_files()]
         bounds = [file.upper_bounds[column.field_id] for file in files if column.field_id in (file.upper_bounds or {})]
-        times: list[int] = [from_bytes(kind, bound) for bound in bounds]
+        times = [int(from_bytes(kind, bound)) for bound in bounds]
         return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=max(times)) if times else None
 
     def exists(self, table: str) -> bool:

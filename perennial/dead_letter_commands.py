@@ -15,8 +15,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Records that could not be read as events.", no_args_is_help=True)
 
 TopicName = Annotated[str | None, typer.Option("--topic", help="Only this topic's; default all of the pipeline's.")]
-# From how many open letters on a summary comes first, and how many lines it has at most.
-MANY, MOST_KINDS = 5, 20
+MOST_KINDS = 20
 VALUE_BYTES = 400
 
 
@@ -26,7 +25,10 @@ def list_(
     topic: TopicName = None,
     limit: Annotated[int, typer.Option(help="How many of the newest are shown.", min=0)] = 20,
 ) -> None:
-    """Show the dead letters that were not replayed, newest first: where each was, why it was refused, how it begins."""
+    """Show the dead letters that were not replayed, newest first: where each was, why it was refused, how it begins.
+
+    Where there are more than are shown, how many of each kind there are comes first.
+    """
     from rich.console import Console
 
     from features.dead_letters import find_letters, read_whole
@@ -36,12 +38,12 @@ def list_(
     letters = find_letters(context.lake, context.spec, topic)
     of = f"{pipeline}, {topic}" if topic else pipeline
     print(f"{of}: {counted(letters.open.height, 'open dead letter')}, {letters.replayed:,} replayed.")
-    if letters.open.height > MANY:
+    if letters.open.height > limit:
         Console().print(kinds_table(letters.open))
     shown = letters.open.head(limit)
     if not shown.height:
         return
-    if letters.open.height > shown.height:
+    if letters.open.height > limit:
         print(f"The newest {shown.height:,}:")
     width = Console().width
     for letter in read_whole(context.lake, shown).iter_rows(named=True):
@@ -92,11 +94,8 @@ def kinds_table(letters: pl.DataFrame, title: str | None = None) -> Table:
 
     from features.dead_letters import reason_kind
 
-    kinds = (
-        letters.group_by("topic", reason_kind())
-        .agg(letters=pl.len())
-        .sort("letters", "topic", descending=[True, False])
-    )
+    kinds = letters.group_by("topic", reason_kind()).agg(letters=pl.len())
+    kinds = kinds.sort("letters", "topic", "kind", descending=[True, False, False])
     table = Table(title=title, title_justify="left", caption_justify="left")
     table.add_column("topic", overflow="fold")
     table.add_column("reason (# a number, … a value)", overflow="fold")
@@ -105,7 +104,7 @@ def kinds_table(letters: pl.DataFrame, title: str | None = None) -> Table:
         table.add_row(topic, escape(printable(kind)), f"{count:,}")
     if kinds.height > MOST_KINDS:
         rest = kinds.slice(MOST_KINDS)
-        table.caption = f"and {counted(rest.height, 'more kind')}, {counted(rest['letters'].sum(), 'letter')}"
+        table.caption = f"and {counted(rest.height, 'more kind')}, {counted(int(rest['letters'].sum()), 'letter')}"
     return table
 
 

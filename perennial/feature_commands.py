@@ -55,9 +55,8 @@ def check(pipeline: PipelineName) -> None:
     from flows.context import moment, open_context
     from validation.verdict import worst
 
-    context = open_context(pipeline)
+    context, at = open_context(pipeline), moment(None)
     checks = check_online(context.spec, context.settings, context.lake)
-    record_check(context.lake, checks, moment(None))
     console = Console()
     console.print(check_table(checks))
     for found in checks:
@@ -65,6 +64,7 @@ def check(pipeline: PipelineName) -> None:
             console.print(f"{found.view} {told(example)}", markup=False, highlight=False)
     verdict = worst(found.verdict for found in checks)
     console.print(f"{verdict.status.name}: {verdict.reason}", markup=False, highlight=False)
+    record_check(context.lake, checks, at)
     raise typer.Exit(0 if verdict.passed else 1)
 
 
