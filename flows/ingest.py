@@ -17,10 +17,17 @@ from flows.stage import stage
 
 @dataclass(frozen=True)
 class IngestSummary:
-    """What one ingest run did: per topic, and per feature view."""
+    """What one ingest run did.
+
+    Attributes:
+        topics: per topic.
+        views: per feature view.
+        warnings: what could not be told to Prometheus, in sentences.
+    """
 
     topics: tuple[TopicIngest, ...]
     views: tuple[ViewRefresh, ...]
+    warnings: tuple[str, ...] = ()
 
     @property
     def ingested(self) -> int:
@@ -59,11 +66,11 @@ async def ingest(pipeline: str = "flights", as_of: datetime | None = None) -> In
     context, now = open_context(pipeline), moment(as_of)
     topics = tuple([await take_in(pipeline, event.topic, now) for event in context.spec.events])
     views = tuple([await build_view(pipeline, view.name) for view in context.spec.views])
-    summary = IngestSummary(topics, views)
     lag_rows = {topic.topic: topic.lag_rows for topic in topics}
     state = await asyncio.to_thread(observe, context.lake, context.spec, lag_rows)
-    for wrong in await asyncio.to_thread(report, context.settings, state, now):
-        get_run_logger().warning(wrong)
+    summary = IngestSummary(topics, views, await asyncio.to_thread(report, context.settings, state, now))
+    for warning in summary.warnings:
+        get_run_logger().warning(warning)
     await acreate_markdown_artifact(
         describe(summary, state, now),
         key=f"ingest-{pipeline.replace('_', '-')}",

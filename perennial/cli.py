@@ -147,6 +147,8 @@ def ingest(
         print(told_topic(topic))
     for view in summary.views:
         print(f"{view.view}: {view.rows:,} feature rows, {view.online_keys:,} keys online")
+    for warning in summary.warnings:
+        print(f"perennial: {warning}", file=sys.stderr)
 
 
 @app.command()

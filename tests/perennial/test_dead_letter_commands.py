@@ -73,7 +73,7 @@ def test_the_newest_letters_are_shown_safely_and_their_kinds_first_when_there_ar
     assert first == f"{topic} 0@8, taken in 2026-03-01 12:00:08"
     assert reason == r"  field 'a' is '\x1b[2J', a str"
     assert value.startswith(r"  b'\x1b[2Jgone\xffxxxx")
-    assert value.endswith("... (5,010 bytes)")
+    assert value.endswith("... (5,009 bytes)")
     assert len(value) == 80
     assert second[0] == f"{topic} 0@7, taken in 2026-03-01 12:00:07"
     every = perennial(tmp_path, "list", spec.name, "--topic", topic)
