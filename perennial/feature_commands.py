@@ -63,7 +63,9 @@ def check(pipeline: PipelineName) -> None:
         for example in found.examples:
             console.print(f"{found.view} {told(example)}", markup=False, highlight=False)
     verdict = worst(found.verdict for found in checks)
-    console.print(f"{verdict.status.name}: {verdict.reason}", markup=False, highlight=False)
+    for found in checks:
+        if found.verdict.status is verdict.status:
+            console.print(f"{verdict.status.name}: {found.verdict.reason}", markup=False, highlight=False)
     record_check(context.lake, checks, at)
     raise typer.Exit(0 if verdict.passed else 1)
 
@@ -84,29 +86,33 @@ def lineage_tables(lineage: Sequence[FeatureLineage]) -> Iterator[Table]:
             title_justify="left",
             caption_justify="left",
             box=SIMPLE_HEAD,
+            min_width=78,  # of the caption, which wraps where the table ends
         )
-        for column in ("feature", "function", "field", "window"):
-            table.add_column(column, overflow="fold")
+        table.add_column("feature", no_wrap=True)
+        table.add_column("is the", overflow="fold")
+        table.add_column("within", no_wrap=True)
         for of in of_view:
-            table.add_row(of.feature, of.function, of.field, span(of.window_s))
+            table.add_row(of.feature, f"{of.function} of {of.field}", span(of.window_s))
         yield table
 
 
 def check_table(checks: Sequence[ViewCheck]) -> Table:
-    """A row a view: how many keys, how many differ in which way."""
+    """A row a view: how many keys, and how many differ in each way that was found."""
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     from features.online_check import KINDS
 
-    table = Table(title="online against offline", title_justify="left")
+    kinds = [kind for kind in KINDS if any(kind in found.differences for found in checks)]
+    table = Table(title="online against offline", title_justify="left", box=SIMPLE_HEAD)
     table.add_column("view", overflow="fold")
-    for column in ("keys", *KINDS):
-        table.add_column(column, justify="right")
+    for column in ("keys", *kinds):
+        table.add_column(column.replace(" ", "\n"), justify="right")
     table.add_column("verdict", no_wrap=True)
     colours = {"PASS": "green", "INCONCLUSIVE": "yellow"}
     for found in checks:
         status = found.verdict.status.name
-        counts = [f"{found.differences[kind]:,}" if kind in found.differences else "-" for kind in KINDS]
+        counts = [f"{found.differences[kind]:,}" if kind in found.differences else "-" for kind in kinds]
         table.add_row(found.view, f"{found.keys:,}", *counts, f"[{colours.get(status, 'red')}]{status}[/]")
     return table
 
@@ -121,12 +127,12 @@ def told(example: Difference) -> str:
 
 
 def span(seconds: str) -> str:
-    """A length of time as a person says it: 90000 -> 25 h."""
+    """A length of time as a person says it: 86400 -> 24 h, 604800 -> 7 d."""
     if not seconds.isdigit():
         return seconds
     length = int(seconds)
     for unit, name in ((86_400, "d"), (3_600, "h"), (60, "min")):
-        if length and length % unit == 0:
+        if length % unit == 0 and length >= (2 if name == "d" else 1) * unit:
             return f"{length // unit} {name}"
     return f"{length} s"
 

@@ -109,11 +109,11 @@ def test_long_names_are_whole_in_a_narrow_terminal() -> None:
         code="0.1.0+0123abcd",
     )
     text = shown(*lineage_tables([of]))
-    for part in (of.view, of.feature, of.field, "7 d", "25 h", of.topic, of.code):
+    for part in (of.view, of.feature, of.field, "last of arrival_delay_min", "7 d", "25 h", of.topic, of.code):
         assert part in text
-    check = ViewCheck("aircraft_last_arrivals", 1_234_567, {"older online": 1_000})
+    check = ViewCheck("aircraft_arrivals", 1_234_567, {"older online": 1_000, "not offline": 2})
     text = shown(check_table([check, ViewCheck("b", 0), ViewCheck("c", 3)]))
-    for part in ("1,234,567", "1,000", "FAIL", "INCONCLUSIVE", "PASS"):
+    for part in ("aircraft_arrivals", "1,234,567", "1,000", "FAIL", "INCONCLUSIVE", "PASS"):
         assert part in text
 
 
@@ -127,7 +127,8 @@ def test_a_difference_is_told_to_the_microsecond_and_the_last_digit() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [("1", "1 s"), ("90", "90 s"), ("3600", "1 h"), ("604800", "7 d"), ("0", "0 s"), ("?", "?")]
+    ("seconds", "text"),
+    [("1", "1 s"), ("90", "90 s"), ("3600", "1 h"), ("86400", "24 h"), ("604800", "7 d"), ("0", "0 s"), ("?", "?")],
 )
-def test_a_length_of_time_is_told_in_its_largest_whole_unit(seconds: str, text: str) -> None:
+def test_a_length_of_time_is_told_in_its_unit_that_is_whole(seconds: str, text: str) -> None:
     assert span(seconds) == text
