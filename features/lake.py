@@ -13,7 +13,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -281,6 +281,26 @@ class Lake:
         found = self._found(table)
         with self.answering():
             return int(scan(found, since, until).count()) if found else 0
+
+    def newest(self, table: str, since: datetime | None = None) -> datetime | None:
+        """Newest event time of a table, from the statistics of its files; None if there are no rows.
+
+        Args:
+            table: a table with a column event_timestamp.
+            since: files that hold nothing from then on are not looked at; None looks at all.
+        """
+        from pyiceberg.conversions import from_bytes
+
+        found = self._found(table)
+        if found is None:
+            return None
+        column = found.schema().find_field(EVENT_TIMESTAMP)
+        kind: Any = column.field_type
+        with self.answering():
+            files = [task.file for task in scan(found, since).plan_files()]
+        bounds = [file.upper_bounds[column.field_id] for file in files if column.field_id in (file.upper_bounds or {})]
+        times = [int(from_bytes(kind, bound)) for bound in bounds]
+        return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=max(times)) if times else None
 
     def exists(self, table: str) -> bool:
         """Whether the table is there."""

@@ -74,3 +74,44 @@ def send_dead_letters(producer: KafkaProducer, rows: Iterable[Mapping[str, Any]]
             value = value[:MAX_DEAD_LETTER_BYTES]
         # A record must have a key or a value; the tombstone that has neither becomes an empty value.
         producer.send(f"{row['topic']}.dlq", key=key, value=b"" if key is value is None else value, headers=headers)
+
+
+def send_again(producer: KafkaProducer, rows: Iterable[Mapping[str, Any]]) -> dict[int, str]:
+    """Put dead letters on their own topic and partition again, key and value as they were; wait until they have arrived.
+
+    Args:
+        producer: from `open_producer`.
+        rows: as `DEAD_LETTER_SCHEMA`.
+
+    Returns:
+        Rows that cannot be sent, by number, each with the reason.
+
+    Raises:
+        kafka.errors.KafkaError: one did not arrive; in the block of `open_producer` it becomes one of ours.
+    """
+    from kafka.errors import MessageSizeTooLargeError
+
+    refused: dict[int, str] = {}
+    on_the_way = []
+    for number, row in enumerate(rows):
+        headers = [
+            ("perennial.replayed-from", f"{row['topic']}[{row['kafka_partition']}]@{row['kafka_offset']}".encode()),
+        ]
+        try:
+            on_the_way.append(
+                producer.send(
+                    row["topic"],
+                    partition=row["kafka_partition"],
+                    key=row["key"],
+                    value=row["value"],
+                    headers=headers,
+                )
+            )
+        except MessageSizeTooLargeError:
+            refused[number] = (
+                f"a record of {len(row['value'] or b''):,} bytes; set max_request_size in PERENNIAL_KAFKA_OPTIONS"
+            )
+    producer.flush()
+    for future in on_the_way:
+        future.get(timeout=0)  # it is done, one way or the other
+    return refused

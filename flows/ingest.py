@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
-from prefect import flow
+from prefect import flow, get_run_logger
+from prefect.artifacts import acreate_markdown_artifact
 
 from features.ingest import TopicIngest, ViewRefresh, ingest_topic, refresh_view
+from features.metrics import StreamState, observe, report
 from flows.context import moment, open_context
 from flows.stage import stage
 
 
 @dataclass(frozen=True)
 class IngestSummary:
-    """What one ingest run did: per topic, and per feature view."""
+    """What one ingest run did.
+
+    Attributes:
+        topics: per topic.
+        views: per feature view.
+        warnings: what could not be told to Prometheus, in sentences.
+    """
 
     topics: tuple[TopicIngest, ...]
     views: tuple[ViewRefresh, ...]
+    warnings: tuple[str, ...] = ()
 
     @property
     def ingested(self) -> int:
@@ -53,7 +63,58 @@ async def ingest(pipeline: str = "flights", as_of: datetime | None = None) -> In
         pipeline: Name of the pipeline, a folder below `pipelines/`.
         as_of: The run's clock in UTC; none = now.
     """
-    spec, now = open_context(pipeline).spec, moment(as_of)
-    topics = tuple([await take_in(pipeline, event.topic, now) for event in spec.events])
-    views = tuple([await build_view(pipeline, view.name) for view in spec.views])
-    return IngestSummary(topics, views)
+    context, now = open_context(pipeline), moment(as_of)
+    topics = tuple([await take_in(pipeline, event.topic, now) for event in context.spec.events])
+    views = tuple([await build_view(pipeline, view.name) for view in context.spec.views])
+    lag_rows = {topic.topic: topic.lag_rows for topic in topics}
+    state = await asyncio.to_thread(observe, context.lake, context.spec, lag_rows)
+    summary = IngestSummary(topics, views, await asyncio.to_thread(report, context.settings, state, now))
+    for warning in summary.warnings:
+        get_run_logger().warning(warning)
+    await acreate_markdown_artifact(
+        describe(summary, state, now),
+        key=f"ingest-{pipeline.replace('_', '-')}",
+        description=f"What was taken in for {pipeline}",
+    )
+    return summary
+
+
+def describe(summary: IngestSummary, state: StreamState, now: datetime) -> str:
+    """What a run did, for a person: a table of the topics and one of the views, as Markdown."""
+    lines = [
+        f"# {state.pipeline}, ingest at {now:%Y-%m-%d %H:%M} UTC",
+        "",
+        "| topic | events | dead letters | late, corrected | too late | duplicates | behind | newest event (UTC) |",
+        "| --- | --: | --: | --: | --: | --: | --: | --- |",
+    ]
+    for topic in summary.topics:
+        events, dead = topic.ingested, topic.dead_lettered
+        late, too_late = topic.counts.late - topic.counts.too_late, topic.counts.too_late
+        numbers = (
+            f"{events:,}",
+            _share(dead, events + dead),
+            _share(late, events),
+            _share(too_late, events),
+            _share(topic.counts.duplicates, events),
+            f"{topic.lag_rows:,}",
+        )
+        lines.append(f"| {topic.topic} | {' | '.join(numbers)} | {_at(topic.newest)} |")
+    lines += [
+        "",
+        "| view | new feature rows | keys online | newest event (UTC) | age of it |",
+        "| --- | --: | --: | --- | --: |",
+    ]
+    for view in summary.views:
+        newest = state.views[view.view]
+        # An event may be a little ahead of the clock.
+        age = str(max(timedelta(), timedelta(seconds=round((now - newest).total_seconds())))) if newest else "-"
+        lines.append(f"| {view.view} | {view.rows:,} | {view.online_keys:,} | {_at(newest)} | {age} |")
+    return "\n".join(lines)
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part:,} ({part / whole:.2%})" if part else "0"
+
+
+def _at(at: datetime | None) -> str:
+    return f"{at:%Y-%m-%d %H:%M:%S}" if at else "-"

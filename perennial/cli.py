@@ -120,24 +120,35 @@ def ingest(
     max_rows: Annotated[
         int, typer.Option(help="With --follow: records after which a commit comes earlier.", min=1)
     ] = 100_000,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(help="With --follow: port of 127.0.0.1 where Prometheus is answered.", min=0, max=65_535),
+    ] = None,
 ) -> None:
     """Take in what Kafka holds: event lake, features, online store."""
     now = moment(as_of) if as_of else None
+    if metrics_port is not None and not follow:
+        raise UsageError(
+            f"--metrics-port {metrics_port} is of --follow; a run with an end writes its metrics to PERENNIAL_HOME/metrics"
+        )
     if follow:
         if now:
             raise UsageError(f"--as-of {as_of} is of a run with an end; leave it out, or leave out --follow")
         from perennial.following import follow_pipeline
 
-        follow_pipeline(pipeline, every_s, max_rows)
+        follow_pipeline(pipeline, every_s, max_rows, metrics_port)
         return
     connect(pipeline)
     from flows.ingest import ingest as flow
+    from perennial.following import told_topic
 
     summary = run(flow(pipeline, now))
     for topic in summary.topics:
-        print(f"{topic.topic}: {topic.ingested} events, {topic.dead_lettered} dead letters")
+        print(told_topic(topic))
     for view in summary.views:
-        print(f"{view.view}: {view.rows} feature rows, {view.online_keys} keys online")
+        print(f"{view.view}: {view.rows:,} feature rows, {view.online_keys:,} keys online")
+    for warning in summary.warnings:
+        print(f"perennial: {warning}", file=sys.stderr)
 
 
 @app.command()

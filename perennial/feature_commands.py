@@ -50,11 +50,12 @@ def check(pipeline: PipelineName) -> None:
     """
     from rich.console import Console
 
+    from features.check_log import record_check
     from features.online_check import check_online
-    from flows.context import open_context
+    from flows.context import moment, open_context
     from validation.verdict import worst
 
-    context = open_context(pipeline)
+    context, at = open_context(pipeline), moment(None)
     checks = check_online(context.spec, context.settings, context.lake)
     console = Console()
     console.print(check_table(checks))
@@ -65,6 +66,7 @@ def check(pipeline: PipelineName) -> None:
     for found in checks:
         if found.verdict.status is verdict.status:
             console.print(f"{verdict.status.name}: {found.verdict.reason}", markup=False, highlight=False)
+    record_check(context.lake, checks, at)
     raise typer.Exit(0 if verdict.passed else 1)
 
 

@@ -1,36 +1,89 @@
-"""`perennial ingest PIPELINE --follow`: the stream without an end, and what it says in the terminal."""
+"""`perennial ingest PIPELINE --follow`: the stream without an end, what it says in the terminal and to Prometheus."""
 
 from __future__ import annotations
 
 import logging
 import signal
+from collections.abc import Callable
+from contextlib import ExitStack
+from datetime import UTC, datetime
 
+from features.arrival import Counts
 from features.follow import Committed, Follower
-from flows.context import open_context
+from features.ingest import TopicIngest
+from features.metrics import StreamMetrics, observe, serve
+from flows.context import Context, open_context
+from perennial.errors import PerennialError
+from perennial.ports import HOST
+
+LOG = logging.getLogger(__name__)
 
 
-def follow_pipeline(pipeline: str, every_s: float, max_rows: int) -> None:
+def follow_pipeline(pipeline: str, every_s: float, max_rows: int, metrics_port: int | None) -> None:
     """Follow a pipeline's topics until SIGINT or SIGTERM; what was read by then is committed.
 
     Args:
         pipeline: name of the pipeline.
         every_s: seconds between two commits to the lake.
         max_rows: records after which a commit comes earlier.
+        metrics_port: where Prometheus is answered, 0 for any free port; None = nowhere.
     """
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
     context = open_context(pipeline)
-    follower = Follower(context.settings, context.lake, context.spec, every_s, max_rows, _tell)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: follower.stop())
-    print(f"Following {', '.join(event.topic for event in context.spec.events)}. Ctrl-C ends it.", flush=True)
-    follower.run()
+    with ExitStack() as stack:
+        update = _serve_metrics(context, metrics_port, stack) if metrics_port is not None else None
+
+        def on_commit(committed: Committed) -> None:
+            if line := told(committed):
+                print(f"{datetime.now(UTC):%H:%M:%S} {line}", flush=True)
+            if update:
+                update(committed)
+
+        follower = Follower(context.settings, context.lake, context.spec, every_s, max_rows, on_commit)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: follower.stop())
+        print(f"Following {', '.join(event.topic for event in context.spec.events)}. Ctrl-C ends it.", flush=True)
+        follower.run()
     print("Everything that was read is in the lake.")
 
 
-def _tell(committed: Committed) -> None:
-    for topic in committed.topics:
-        if topic.ingested or topic.dead_lettered:
-            print(
-                f"{topic.topic}: {topic.ingested} events, {topic.dead_lettered} dead letters, {topic.lag_rows} behind",
-                flush=True,
-            )
+def _serve_metrics(context: Context, port: int, stack: ExitStack) -> Callable[[Committed], None]:
+    metrics = StreamMetrics(observe(context.lake, context.spec, {}), lambda: datetime.now(UTC))
+    address, end = serve(metrics, HOST, port)
+    stack.callback(end)
+    print(f"Metrics are at {address}", flush=True)
+
+    def update(committed: Committed) -> None:
+        try:
+            lag_rows = {topic.topic: topic.lag_rows for topic in committed.topics}
+            metrics.state = observe(context.lake, context.spec, lag_rows)
+        except PerennialError as error:  # the stream goes on; it will tell itself if the lake is away
+            LOG.warning("metrics are as of the commit before: %s", error)
+
+    return update
+
+
+def told(committed: Committed) -> str:
+    """What one commit kept, on a line; empty if nothing."""
+    counts = sum((topic.counts for topic in committed.topics), Counts())
+    rows = sum(view.rows for view in committed.views)
+    if counts == Counts() and not rows:
+        return ""
+    online_keys, lag_rows = sum(v.online_keys for v in committed.views), sum(t.lag_rows for t in committed.topics)
+    return f"{_told(counts, lag_rows)}; {rows:,} feature rows, {online_keys:,} keys online"
+
+
+def told_topic(topic: TopicIngest) -> str:
+    """What was taken from a topic, on a line."""
+    return f"{topic.topic}: {_told(topic.counts, topic.lag_rows)}"
+
+
+def _told(counts: Counts, lag_rows: int) -> str:
+    parts = [f"{counts.ingested:,} events", f"{counts.dead_lettered:,} dead letters"]
+    rare = {
+        "late": counts.late - counts.too_late,
+        "too late": counts.too_late,
+        "duplicates": counts.duplicates,
+        "behind": lag_rows,
+    }
+    return ", ".join([*parts, *(f"{number:,} {name}" for name, number in rare.items() if number)])

@@ -183,3 +183,7 @@ def test_a_port_in_use_is_named_with_the_option(tmp_path: Path) -> None:
         held.listen()
         port = held.getsockname()[1]
         refused(perennial(tmp_path, "up", "--mlflow-port", str(port)), str(port), "--mlflow-port")
+
+
+def test_metrics_are_served_by_a_follower_alone(tmp_path: Path) -> None:
+    refused(perennial(tmp_path, "ingest", "flights", "--metrics-port", "9100"), "--metrics-port 9100", "--follow")

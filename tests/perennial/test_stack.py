@@ -165,7 +165,7 @@ def test_an_event_starts_a_retrain_and_a_killed_owner_leaves_nothing(home: Path)
     deployments_file = (PROJECT / "prefect.yaml").read_text()
     (project / "prefect.yaml").write_text(deployments_file.replace("entrypoint: flows.", "entrypoint: stand_ins."))
     (project / "stand_ins" / "retrain.py").write_text(RETRAIN)
-    for name in ("ingest", "score", "monitor", "rollout"):
+    for name in ("ingest", "score", "monitor", "check", "rollout"):
         (project / "stand_ins" / f"{name}.py").write_text(OTHER.format(name=name))
     ports = free_ports()
     command = [sys.executable, "-c", OWNER, str(project), *(str(port) for port in asdict(ports).values())]
@@ -181,7 +181,7 @@ def test_an_event_starts_a_retrain_and_a_killed_owner_leaves_nothing(home: Path)
 
         deployments = deployments_of(addresses)
         assert sorted(deployments) == [
-            f"stand_ins.{n}.{n}" for n in ("ingest", "monitor", "retrain", "rollout", "score")
+            f"stand_ins.{n}.{n}" for n in ("check", "ingest", "monitor", "retrain", "rollout", "score")
         ]
         assert not any(s["active"] for d in deployments.values() for s in d["schedules"])
 
