@@ -1,7 +1,7 @@
 # Every target does all of its own set-up; a second run reuses what the first installed.
 #   make demo ARGS="--json out.json"    options are passed on
 .DEFAULT_GOAL := help
-.PHONY: help demo up test lint format lock clean
+.PHONY: help demo up test soak lint format lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -19,6 +19,9 @@ up: $(STAMP) ## Start the local stack and keep it running until Ctrl-C (ARGS="--
 
 test: $(STAMP) ## Run the tests (ARGS="-k name" and other pytest options)
 	@$(BIN)/python -m pytest $(ARGS)
+
+soak: $(STAMP) ## Kill the ingest 200 times instead of the tests' 50 (PERENNIAL_KILLS=1000 for more)
+	@PERENNIAL_KILLS=$${PERENNIAL_KILLS:-200} $(BIN)/python -m pytest tests/faults/test_killed_ingest.py -k again_and_again -s $(ARGS)
 
 lint: $(STAMP) ## Check style, format and types
 	@$(BIN)/ruff check .

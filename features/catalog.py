@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlparse
 
-from perennial.errors import StateError, UnreachableError, UsageError
+from perennial.errors import BlockedError, PerennialError, StateError, UnreachableError, UsageError
 from perennial.settings import Settings
 
 if TYPE_CHECKING:
@@ -131,14 +131,14 @@ def answering(uri: str, warehouse: str) -> Iterator[None]:
 
     Raises:
         UnreachableError: the catalog or S3 does not answer.
+        BlockedError: a local catalog is locked, or its disk full.
         StateError: a local catalog cannot be used as it is.
     """
     try:
         yield
     except _failures(uri) as error:
         cause = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
-        kind = StateError if uri.startswith("sqlite:") else UnreachableError
-        raise kind(
+        raise _kind_of(error, uri)(
             f"the lake's catalog {shown(uri)} does not answer ({cause}); mend it or see {CATALOG_SETTING}, then run again"
         ) from error
     except OSError as error:
@@ -148,6 +148,14 @@ def answering(uri: str, warehouse: str) -> Iterator[None]:
             f"the lake's files at {warehouse} cannot be reached ({error}); mend it or see {WAREHOUSE_SETTING} and "
             "PERENNIAL_LAKE_OPTIONS, then run again"
         ) from error
+
+
+def _kind_of(error: Exception, uri: str) -> type[PerennialError]:
+    from sqlalchemy.exc import OperationalError
+
+    if not uri.startswith("sqlite:"):
+        return UnreachableError
+    return BlockedError if isinstance(error, OperationalError) else StateError
 
 
 def remote(warehouse: str) -> bool:

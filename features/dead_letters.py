@@ -16,7 +16,7 @@ from features.avro import WriterSchemas
 from features.broker import ensure_topics
 from features.consumer import open_consumer
 from features.events import DEAD_LETTER_SCHEMA, Records, decode
-from features.lake import CREATED_TIMESTAMP, OFFSET, PARTITION, Lake
+from features.lake import APPEND_TRIES, CREATED_TIMESTAMP, OFFSET, PARTITION, Lake
 from features.producer import open_producer, send_again, send_dead_letters
 from perennial.errors import ConflictError, UsageError
 from perennial.settings import Settings
@@ -31,9 +31,26 @@ REPLAY_LETTERS = 1_000
 
 
 def keep_dead_letters(settings: Settings, lake: Lake, letters: pl.DataFrame) -> None:
-    """Keep dead letters in the lake, each once, and on their topic's `.dlq`, each at least once."""
+    """Keep dead letters in the lake, each once, and on their topic's `.dlq`, each at least once.
+
+    Raises:
+        ConflictError: other ingests kept theirs in between, again and again.
+    """
+    for tries_left in reversed(range(APPEND_TRIES)):
+        try:
+            _keep(settings, lake, letters)
+        except ConflictError:
+            if not tries_left:
+                raise
+        else:
+            return
+
+
+def _keep(settings: Settings, lake: Lake, letters: pl.DataFrame) -> None:
     if not letters.height:
         return
+    # The table's one position counts its letters: who kept some since this look is noticed, and theirs may be the same.
+    counted = lake.offsets(DEAD_LETTERS)
     if lake.exists(DEAD_LETTERS):
         # Some of them are there already if an earlier run was killed before its positions were committed.
         reach = letters.group_by(PARTITION).agg(first=pl.col(OFFSET).min(), end=pl.col(OFFSET).max() + 1)
@@ -44,7 +61,8 @@ def keep_dead_letters(settings: Settings, lake: Lake, letters: pl.DataFrame) -> 
     ensure_topics(settings, {f"{topic}.dlq" for topic in letters.get_column("topic").unique()})
     with open_producer(settings) as producer:
         send_dead_letters(producer, letters.iter_rows(named=True))
-    lake.append(DEAD_LETTERS, letters, partition_by=None)
+    kept = {0: counted.get(0, 0) + letters.height}
+    lake.append(DEAD_LETTERS, letters, kept, partition_by=None, read_from=counted)
 
 
 @dataclass(frozen=True)

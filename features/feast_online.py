@@ -29,7 +29,7 @@ from feast.protos.feast.types.Value_pb2 import Map, Value, ValueType
 
 from features.lake import CREATED_TIMESTAMP, EVENT_TIMESTAMP
 from features.light_feast import FileRegistryStore, SqliteOnlineStore, SqliteOnlineStoreConfig
-from perennial.errors import StateError
+from perennial.errors import BlockedError, StateError
 
 # Feast's words for what it writes: (EntityKey, values by feature, event time, created time or None).
 FeastRow: TypeAlias = tuple[Any, dict[str, Any], datetime, datetime | None]
@@ -347,7 +347,8 @@ def _file_answers(path: str) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        raise StateError(
+        kind = BlockedError if isinstance(error, sqlite3.OperationalError) else StateError
+        raise kind(
             f"the online store at {path} cannot be used ({error}); mend it, or remove it and write it again from the lake"
         ) from error
 

@@ -24,7 +24,7 @@ from features.lake import Lake
 from features.store import OnlineWriter, view_table
 from features.tail import Tail
 from features.topic_stream import TopicStream, topic_schema
-from perennial.errors import ConflictError, UnreachableError
+from perennial.errors import BlockedError, ConflictError, UnreachableError
 from perennial.settings import Settings
 from pipelines.spec import FeatureView, PipelineSpec
 
@@ -48,8 +48,8 @@ class Committed:
 class Follower:
     """Follows the topics of a pipeline until it is stopped.
 
-    Whatever goes wrong - another ingest, a broker or an online store that is away - ends a session; the next one begins
-    where the lake's last commit ended. It is the same as being killed.
+    Whatever goes wrong - another ingest, a broker or an online store that is away, a full disk - ends a session; the next
+    one begins where the lake's last commit ended. It is the same as being killed.
 
     Args:
         settings: where everything is.
@@ -89,7 +89,7 @@ class Follower:
             try:
                 with ExitStack() as stack:
                     _Session(self, stack).run()
-            except (ConflictError, UnreachableError) as error:
+            except (ConflictError, UnreachableError, BlockedError) as error:
                 if time.monotonic() - began > LONGEST_WAIT_S:
                     wait_s = FIRST_WAIT_S
                 LOG.warning("%s; going on from the lake's last commit in %.1f s", error, wait_s)

@@ -21,7 +21,7 @@ import polars as pl
 from features.catalog import answering, catalog_of
 from features.places import OFFSET, PARTITION, read_places
 from features.snapshots import ancestors, let_go_of_old_snapshots, pin, told, words
-from perennial.errors import ConflictError, PerennialError, StateError
+from perennial.errors import BlockedError, ConflictError, PerennialError, StateError
 from perennial.settings import Settings
 
 if TYPE_CHECKING:
@@ -115,7 +115,8 @@ class Lake:
 
         Raises:
             ConflictError: another writer committed first, or moved the positions since; nothing of this append is visible.
-            StateError: the rows do not fit the table, or the disk is full.
+            StateError: the rows do not fit the table.
+            BlockedError: the disk is full, or somebody locks the catalog.
             UnreachableError: the catalog or S3 does not answer. If only its answer was lost, the rows are there: read
                 the positions again.
         """
@@ -135,7 +136,7 @@ class Lake:
                         f"another writer committed to {self.namespace}.{table} first; nothing was kept, run it again"
                     ) from error
             except OSError as error:
-                raise StateError(
+                raise BlockedError(
                     f"the lake at {self.warehouse} did not take {frame.height} rows: {error}; mend it, run again"
                 ) from error
         raise AssertionError("unreachable")

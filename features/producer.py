@@ -27,7 +27,15 @@ def open_producer(settings: Settings) -> Iterator[KafkaProducer]:
 
     with reaching(settings):
         producer = open_client(
-            KafkaProducer, settings, acks="all", linger_ms=20, batch_size=256 << 10, compression_type="lz4"
+            KafkaProducer,
+            settings,
+            acks="all",
+            linger_ms=20,
+            batch_size=256 << 10,
+            compression_type="lz4",
+            # A broker that is away is told within the half minute, not after kafka-python's two.
+            request_timeout_ms=15_000,
+            delivery_timeout_ms=30_000,
         )
         lost: list[Exception] = []
         sent = 0

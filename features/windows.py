@@ -19,9 +19,7 @@ def inputs(view: FeatureView, event: EventSpec) -> tuple[str, ...]:
     """The columns of a topic's lake table that a view's features are made of."""
     fields = (a.field for a in view.aggregates)
     marks = (LATE_S, IS_DUPLICATE)
-    return tuple(
-        dict.fromkeys((view.key, EVENT_TIMESTAMP, *event.event_id, *fields, CREATED_TIMESTAMP, *PLACE, *marks))
-    )
+    return tuple(dict.fromkeys((view.key, EVENT_TIMESTAMP, *event.event_id, *fields, *PLACE, *marks)))
 
 
 def mark_new(known: pl.DataFrame, new: pl.DataFrame, view: FeatureView) -> pl.DataFrame:
@@ -50,9 +48,10 @@ def build_features(events: pl.DataFrame, view: FeatureView, event: EventSpec) ->
         event: what the events look like.
 
     Returns:
-        One row per (entity, event_timestamp): the entity's key, `event_timestamp`, `created_timestamp` (when the newest
-        event in it was taken in, and a microsecond more for each event in it) and one column per aggregate. Sorted by
-        event time. Events without a key are left out.
+        One row per (entity, event_timestamp): the entity's key, `event_timestamp`, `created_timestamp` and one column per
+        aggregate. Sorted by event time. Events without a key are left out. Of two rows of one key and time the one that
+        knows more events is the newer, whoever made it and whatever its clock: its `created_timestamp` is the event time,
+        and a microsecond more for each event in its longest window.
     """
     new = pl.col(IS_NEW) if IS_NEW in events.columns else pl.lit(value=True)
     ordered = (
@@ -71,8 +70,8 @@ def build_features(events: pl.DataFrame, view: FeatureView, event: EventSpec) ->
             .agg(
                 *(_expression(a).alias(a.name) for a in view.aggregates if a.window_s == window_s),
                 pl.col(IS_NEW).any().alias(flag),
-                # A corrected row must be newer than the one it corrects, even if one clock took in all of its events.
-                (pl.col(CREATED_TIMESTAMP).max() + pl.duration(microseconds=pl.len())).alias(created),
+                # No clock is in it: a row that a killed ingest left online must not be newer than the one that corrects it.
+                (pl.col(EVENT_TIMESTAMP).last() + pl.duration(microseconds=pl.len())).alias(created),
             )
             # Rows of one key and time hold the same window, so any of them will do.
             .unique([view.key, EVENT_TIMESTAMP])

@@ -5,6 +5,7 @@
     +-- UnreachableError           a foreign system does not answer at its address                  (exit status 2)
     +-- StateError                 what is on disk or in a store cannot be used as it is             (exit status 2)
     |   +-- ConflictError          somebody else wrote first; read again and retry
+    |   +-- BlockedError           a full disk, a locked file: nothing was written, later it may be
     +-- StageError                 a stage ran and did not do its work                              (exit status 1)
 
 The command line prints the sentence and no traceback. Anything else that escapes is a defect and keeps its traceback.
@@ -41,6 +42,10 @@ class StateError(PerennialError):
 
 class ConflictError(StateError):
     """Another writer committed first; nothing of this write was kept. Read the new state and try again."""
+
+
+class BlockedError(StateError):
+    """The machine did not let us write: the disk is full, a file is locked. Once that is mended the same goes on."""
 
 
 class StageError(PerennialError):

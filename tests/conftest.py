@@ -38,6 +38,7 @@ class Broker:
 
     port: int
     process: subprocess.Popen[bytes]
+    data: Path
 
     @property
     def address(self) -> str:
@@ -47,6 +48,10 @@ class Broker:
         self.process.terminate()
         self.process.wait(20)
 
+    def start_again(self) -> None:
+        """As it was when it was stopped: on its port, with its data."""
+        self.process = start_broker(self.data, self.port).process
+
 
 def _free_port() -> int:
     with socket.socket() as probe:
@@ -54,9 +59,9 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def start_broker(data: Path) -> Broker:
+def start_broker(data: Path, port: int | None = None) -> Broker:
     """Start the broker's own binary: the script that pip installs would leave it behind when ended."""
-    port = _free_port()
+    port = port or _free_port()
     binary = Path(noida_db.__file__).parent / "noida-db"
     where = ["--data-dir", str(data), "--host", "127.0.0.1", "--kafka-port", str(port)]
     with (data.parent / f"{data.name}.log").open("wb") as log:
@@ -65,7 +70,7 @@ def start_broker(data: Path) -> Broker:
     while time.monotonic() < deadline and process.poll() is None:
         try:
             socket.create_connection(("127.0.0.1", port), 1).close()
-            return Broker(port, process)
+            return Broker(port, process, data)
         except OSError:
             time.sleep(0.02)
     process.kill()

@@ -1,12 +1,6 @@
 from __future__ import annotations
 
-import multiprocessing
-import random
-import sys
-import time
-from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +12,6 @@ from polars.testing import assert_frame_equal
 
 from features import ingest
 from features.broker import ensure_topics
-from features.consumer import read_to_end
 from features.dead_letters import DEAD_LETTERS
 from features.events import encode
 from features.ingest import ingest_topic, refresh_view
@@ -221,58 +214,6 @@ def test_a_late_event_corrects_the_features_that_came_before_it(
     ).with_columns(product=pl.lit("hat"), price_eur=pl.lit(1.0), voucher=pl.lit(None, dtype=pl.String))
     joined = historical(spec, kafka_settings, scored, {})
     assert joined["customer_view_duration_mean_1d"].to_list() == [10, 45, 40, pytest.approx(115 / 3)]
-
-
-def ingest_until_killed(home: Path, address: str, directory: Path, name: str) -> None:
-    add_pipelines_dir(directory)
-    spec, settings = load_pipeline(name), Settings(home=home, kafka_bootstrap_servers=address)
-    ingest.read_to_end = partial(read_to_end, max_rows=60)  # more commits to be killed between
-    take_in(settings, Lake(settings, name), spec)
-
-
-@pytest.fixture(scope="module")
-def forks() -> Iterator[Any]:
-    """Processes that start at once, so that a kill meets the work and not the imports."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["feast", "kafka", "pyiceberg.catalog.sql", "pyiceberg.io.pyarrow", __name__])
-    sys.path.insert(0, str(Path(__file__).parent))
-    yield context
-    sys.path.remove(str(Path(__file__).parent))
-
-
-def test_ingest_killed_at_any_moment_loses_and_doubles_nothing(
-    kafka_settings: Settings, lake: Lake, spec: PipelineSpec, tmp_path: Path, broker: Any, forks: Any
-) -> None:
-    produced = replay(kafka_settings, spec, FIRST, FIRST + timedelta(days=1))
-    put(kafka_settings, spec.scored.topic, BAD)
-    put(kafka_settings, spec.label.topic, BAD)
-    arguments = (tmp_path, broker.address, tmp_path / "pipelines", spec.name)
-    seed = random.randrange(10**6)
-    print(f"seed {seed}")
-    delays = random.Random(seed)
-    run: Callable[[], Any] = lambda: forks.Process(target=ingest_until_killed, args=arguments)  # noqa: E731
-    killed = 0
-    for _ in range(6):
-        process = run()
-        process.start()
-        process.join(delays.uniform(0.1, 1.2))
-        killed += process.is_alive()
-        process.kill()
-        process.join()
-    last = run()
-    began = time.monotonic()
-    last.start()
-    last.join(60)
-    assert last.exitcode == 0, f"the last run ended with {last.exitcode} after {time.monotonic() - began:.0f} s"
-    assert killed >= 2
-    assert {e.topic: lake.rows(e.table) for e in spec.events} == produced
-    for event in spec.events:
-        places = lake.read(event.table).select("kafka_partition", "kafka_offset")
-        assert places.is_unique().all()
-    letters = lake.read(DEAD_LETTERS)
-    assert sorted(letters["value"].to_list()) == sorted(BAD * 2)
-    assert_same_features(lake, spec)
-    assert_online_is_offline(kafka_settings, lake, spec)
 
 
 def test_a_slow_ingest_that_another_overtakes_doubles_nothing_and_goes_on(

@@ -123,14 +123,14 @@ def test_no_events_are_no_rows_with_the_right_columns() -> None:
     assert built.columns == ["store", "event_timestamp", "created_timestamp", *NAMES]
 
 
-def test_a_row_is_newer_the_later_its_events_were_taken_in_and_the_more_it_holds() -> None:
-    late = sales((1, "a", 20, True), (0, "a", 10, True))
-    built = build_features(late, VIEW, SOLD)
-    taken_in = T0 + timedelta(days=1, seconds=1)
-    assert built["created_timestamp"].to_list() == [
-        taken_in + timedelta(microseconds=1),
-        taken_in + timedelta(microseconds=2),
-    ]
+def test_a_row_is_newer_the_more_events_its_longest_window_holds_whatever_the_clocks_were() -> None:
+    events = sales((0, "a", 10, True), (0, "a", 30, True), (2.5, "a", 20, True))
+    for moved in (timedelta(0), timedelta(hours=-9)):
+        built = build_features(events.with_columns(pl.col("created_timestamp") + moved), VIEW, SOLD)
+        assert built["created_timestamp"].to_list() == [
+            T0 + timedelta(microseconds=2),
+            T0 + timedelta(hours=2.5, microseconds=3),
+        ]
 
 
 def test_a_late_event_corrects_exactly_its_windows() -> None:

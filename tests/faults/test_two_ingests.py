@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from shop import (
+    BAD,
+    FIRST,
+    Place,
+    Shop,
+    assert_everything_counts_once,
+    event_value,
+    follow,
+    take_in,
+    take_in_again_and_again,
+    wait_until,
+)
+from watched import process_of
+
+from features import dead_letters
+from perennial.errors import ConflictError
+
+WAYS = {"follower": follow, "micro-batches": take_in_again_and_again}
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("follower", "follower"), ("follower", "micro-batches"), ("micro-batches", "micro-batches")],
+)
+def test_two_ingests_at_once_lose_and_double_nothing(
+    one: str, other: str, place: Place, shop: Shop, processes: Any
+) -> None:
+    ended = processes.Event()
+    lake, spec = place.lake, place.spec
+    with (
+        process_of(processes, WAYS[one], place, ended) as first,
+        process_of(processes, WAYS[other], place, ended) as second,
+    ):
+        with shop.sending(records=15, every_s=0.03):
+            wait_until(lambda: sum(lake.rows(event.table) for event in spec.events) > 1_500)
+        ended.set()
+        for process in (first, second):
+            process.join(60)
+            assert process.exitcode == 0
+    take_in(place)
+    assert_everything_counts_once(place)
+
+
+def test_dead_letters_that_another_ingest_keeps_in_between_are_kept_once(
+    place: Place, shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topic, send = place.spec.events[0].topic, dead_letters.send_dead_letters
+    for round_ in range(2):  # before there is a table of them, and after
+        shop.put(topic, [*BAD, event_value(f"e{round_}", FIRST)])
+
+        def overtaken(*arguments: Any) -> None:
+            monkeypatch.setattr(dead_letters, "send_dead_letters", send)
+            take_in(place)
+            send(*arguments)
+
+        monkeypatch.setattr(dead_letters, "send_dead_letters", overtaken)
+        with pytest.raises(ConflictError, match="another writer moved"):
+            take_in(place)
+    assert_everything_counts_once(place)
