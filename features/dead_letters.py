@@ -16,7 +16,8 @@ from features.avro import WriterSchemas
 from features.broker import ensure_topics
 from features.consumer import open_consumer
 from features.events import DEAD_LETTER_SCHEMA, Records, decode
-from features.lake import APPEND_TRIES, CREATED_TIMESTAMP, OFFSET, PARTITION, Lake
+from features.lake import APPEND_TRIES, CREATED_TIMESTAMP, Lake
+from features.places import OFFSET, PARTITION
 from features.producer import open_producer, send_again, send_dead_letters
 from perennial.errors import ConflictError, UsageError
 from perennial.settings import Settings
