@@ -1,5 +1,8 @@
-"""Prometheus metrics of a pipeline's stream: what the lake says, so that they are right whoever ingests and however often
-it is restarted. Served by the follower; by each micro-batch written to a file and pushed."""
+"""Prometheus metrics of a pipeline's stream.
+
+They are what the lake says, so that they are right whoever ingests and however often it is restarted. The follower serves
+them; each micro-batch writes them to a file and pushes them.
+"""
 
 from __future__ import annotations
 
@@ -98,10 +101,6 @@ class StreamMetrics(Collector):
         self._clock = clock
         self.registry = CollectorRegistry()
         self.registry.register(self)
-
-    def describe(self) -> Iterator[Metric]:
-        """Nothing: names are not looked up when it is registered."""
-        return iter(())
 
     def collect(self) -> Iterator[Metric]:
         """The metrics of the state as it is now; what is not known is left out."""
