@@ -154,15 +154,20 @@ def poll(consumer: KafkaConsumer, timeout_ms: int, max_rows: int) -> Mapping[Top
     return found
 
 
+def partitions_of(consumer: KafkaConsumer, topic: str) -> list[TopicPartition]:
+    """The partitions that a topic has, in order; none if there is no such topic."""
+    from kafka import TopicPartition
+
+    return [TopicPartition(topic, p) for p in sorted(consumer.partitions_for_topic(topic) or ())]
+
+
 def start_positions(consumer: KafkaConsumer, topic: str, positions: Mapping[int, int]) -> Mapping[TopicPartition, int]:
     """Where reading begins in each partition that the topic has.
 
     Raises:
         StateError: the broker no longer has the records at a position (expired, or another broker's data).
     """
-    from kafka import TopicPartition
-
-    partitions = [TopicPartition(topic, p) for p in sorted(consumer.partitions_for_topic(topic) or ())]
+    partitions = partitions_of(consumer, topic)
     for partition in set(positions) - {tp.partition for tp in partitions}:
         if positions[partition]:
             raise StateError(
@@ -188,9 +193,7 @@ def start_positions(consumer: KafkaConsumer, topic: str, positions: Mapping[int,
 
 def behind(consumer: KafkaConsumer, topic: str, positions: Mapping[int, int]) -> int:
     """How many records the broker holds that come after the positions: the consumer's lag."""
-    from kafka import TopicPartition
-
-    partitions = [TopicPartition(topic, p) for p in sorted(consumer.partitions_for_topic(topic) or ())]
+    partitions = partitions_of(consumer, topic)
     if not partitions:
         return 0
     beginnings, ends = consumer.beginning_offsets(partitions), consumer.end_offsets(partitions)

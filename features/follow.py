@@ -18,7 +18,16 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from features import windows
-from features.consumer import Batch, Columns, behind, open_consumer, poll, start_positions, tell_positions
+from features.consumer import (
+    Batch,
+    Columns,
+    behind,
+    open_consumer,
+    partitions_of,
+    poll,
+    start_positions,
+    tell_positions,
+)
 from features.ingest import TopicIngest, ViewRefresh, ingest_topic, refresh_view
 from features.lake import Lake
 from features.store import OnlineWriter, view_table
@@ -205,10 +214,4 @@ class _Session:
         return set(starts)
 
     def _partitions(self) -> set[TopicPartition]:
-        from kafka import TopicPartition
-
-        return {
-            TopicPartition(topic, p)
-            for topic in self._streams
-            for p in self._consumer.partitions_for_topic(topic) or ()
-        }
+        return {tp for topic in self._streams for tp in partitions_of(self._consumer, topic)}

@@ -95,7 +95,7 @@ def test_each_foreign_system_is_known_to_few_modules(library: str) -> None:
             "features/store.py",
         ],
         "redis": ["features/feast_redis.py"],
-        "kafka": ["features/consumer.py"],
+        "kafka": ["features/broker.py", "features/consumer.py", "features/producer.py"],
         "pyiceberg": [
             "features/catalog.py",
             "features/compaction.py",
