@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import polars as pl
 
@@ -36,9 +36,6 @@ from features.topic_stream import TopicStream, topic_schema
 from perennial.errors import BlockedError, ConflictError, UnreachableError
 from perennial.settings import Settings
 from pipelines.spec import FeatureView, PipelineSpec
-
-if TYPE_CHECKING:
-    from kafka import KafkaConsumer, TopicPartition
 
 LOG = logging.getLogger(__name__)
 POLL_MS = 100
@@ -124,7 +121,7 @@ class _Session:
         self._rows: dict[str, list[pl.DataFrame]] = {view.name: [] for view in spec.views}
         self._online_keys = dict.fromkeys(self._rows, 0)
         self._counts = {topic: stream.arrivals.counts for topic, stream in self._streams.items()}
-        self._consumer: KafkaConsumer = stack.enter_context(open_consumer(settings, f"perennial-{spec.name}"))
+        self._consumer = stack.enter_context(open_consumer(settings, f"perennial-{spec.name}"))
         self._assigned = self._assign()
         self._committed_at = time.monotonic()
 
@@ -140,7 +137,7 @@ class _Session:
                 if stopped or self._partitions() != self._assigned:
                     return
 
-    def _take(self, polled: Mapping[TopicPartition, Sequence[Any]]) -> None:
+    def _take(self, polled: Mapping[Any, Sequence[Any]]) -> None:
         columns: dict[str, Columns] = {}
         for tp, fetched in polled.items():
             columns.setdefault(tp.topic, Columns()).add(tp.partition, fetched)
@@ -204,8 +201,8 @@ class _Session:
         event = self._streams[view.topic].event
         return windows.build_features(pl.DataFrame(schema=topic_schema(event)), view, event)
 
-    def _assign(self) -> set[TopicPartition]:
-        starts: dict[TopicPartition, int] = {}
+    def _assign(self) -> set[Any]:
+        starts: dict[Any, int] = {}
         for topic, stream in self._streams.items():
             starts |= start_positions(self._consumer, topic, stream.positions)
         self._consumer.assign(list(starts))
@@ -213,5 +210,5 @@ class _Session:
             self._consumer.seek(tp, start)
         return set(starts)
 
-    def _partitions(self) -> set[TopicPartition]:
+    def _partitions(self) -> set[Any]:
         return {tp for topic in self._streams for tp in partitions_of(self._consumer, topic)}
