@@ -58,7 +58,8 @@ class EventSpec(Spec):
     fields: tuple[EventField, ...]
     event_timestamp: Name = Field(description="The timestamp field that says when it happened (UTC).")
     event_id: tuple[Name, ...] = Field(
-        description="Fields that together identify the event; a second one is a duplicate."
+        description="Fields that together identify the event; a second one is a duplicate. An event that changes what an "
+        "earlier one said, such as a status, is another event: the status belongs here, too."
     )
     partition_key: Name = Field(description="The field that keys the Kafka record: order holds within one key.")
     encoding: Literal["json", "avro"] = Field(
