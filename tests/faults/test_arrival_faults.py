@@ -192,7 +192,7 @@ def arrivals(draw: st.DrawFn) -> list[tuple[datetime, list[tuple[int, bytes]]]]:
 
 
 @given(arrivals())
-@settings(max_examples=60)
+@settings(max_examples=40)
 def test_any_split_of_any_shuffled_history_makes_the_features_of_one_backfill(
     batches: list[tuple[datetime, list[tuple[int, bytes]]]],
 ) -> None:
