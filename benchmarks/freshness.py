@@ -39,6 +39,7 @@ def produce(settings: Settings, rate: int, seconds: float) -> Micros:
     from features.producer import open_producer
 
     sent: list[tuple[int, int]] = []
+    run = time.time_ns()
     value = (
         '{{"flight_id":"{id}","event_timestamp":"{at}Z","carrier":"{carrier}","tail_number":"N{tail}","origin":"{origin}",'
         '"destination":"ATL","departure_delay_min":{delay}}}'
@@ -51,7 +52,7 @@ def produce(settings: Settings, rate: int, seconds: float) -> Micros:
                 at = f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(micros // 10**6))}.{micros % 10**6:06d}"
                 which = number % len(ORIGINS)
                 record = value.format(
-                    id=f"{os.getpid()}-{number}",
+                    id=f"{run}-{number}",
                     at=at,
                     carrier="UADLAAB6"[2 * (number % 4) :][:2],
                     tail=number % 4_000,
@@ -137,7 +138,7 @@ def measure_rate(settings: Settings, watch: Any, rate: int, seconds: float) -> n
     watcher.start()
     time.sleep(WARM_S)
     sent = produce(settings, rate, seconds)
-    time.sleep(3.0)
+    time.sleep(10.0)
     ended.set()
     seen = results.get()
     watcher.join()
@@ -182,7 +183,7 @@ def measure(root: Path, seconds: float) -> dict[str, float | int]:
 
 def _until_following(log: Path, process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + 60
-    while "Following" not in log.read_text():
+    while "feature rows" not in log.read_text():
         if process.poll() is not None or time.monotonic() > deadline:
             raise SystemExit(f"it does not follow: {log.read_text()[-2_000:]}")
         time.sleep(0.2)

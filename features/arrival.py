@@ -166,11 +166,16 @@ class SeenIds:
     Args:
         event: the topic.
         read: what the lake holds of [since, until) by event time: `event_timestamp` and the fields of the event's id.
+        newest: newest event time that the lake holds; None = it holds nothing.
     """
 
-    def __init__(self, event: EventSpec, read: Callable[[datetime, datetime], pl.DataFrame]) -> None:
+    def __init__(
+        self, event: EventSpec, read: Callable[[datetime, datetime], pl.DataFrame], newest: datetime | None
+    ) -> None:
         self._event = event
         self._read = read
+        # A stream in order asks for later times with every batch; the lake has nothing of them.
+        self._end = newest + timedelta(microseconds=1) if newest else None
         self._within = timedelta(seconds=event.dedup_s)
         self._runs: list[_Run] = []
         self._covered: tuple[datetime, datetime] | None = None
@@ -225,7 +230,9 @@ class SeenIds:
             wanted += [(high, until)] if until > high else []
             self._covered = (min(low, since), max(high, until))
         for start, end in wanted:
-            known = self._read(start, end)
+            if self._end is None or start >= self._end:
+                continue
+            known = self._read(start, min(end, self._end))
             if known.height:
                 self._add(_sorted_run(*self._hashed(known)))
 

@@ -35,13 +35,13 @@ class TopicStream:
         self._lake = lake
         self.positions: Mapping[int, int] = lake.offsets(event.table)
         self.arrivals = Arrivals.from_json(lake.property(event.table, ARRIVALS))
-        self._seen = SeenIds(event, self._ids)
         avro = event.encoding == "avro"
         self._schemas = WriterSchemas(event.avro_schemas, settings.schema_registry_url) if avro else None
         self._events: list[pl.DataFrame] = []
         self._letters: list[pl.DataFrame] = []
         self._reached = dict(self.positions)
         self._pending = self.arrivals
+        self._seen = SeenIds(event, self._ids, self.newest)
 
     @property
     def pending_rows(self) -> int:

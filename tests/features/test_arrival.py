@@ -70,13 +70,21 @@ class Log:
         self.held = held
         self.read: list[tuple[float, float]] = []
 
+    @property
+    def newest(self) -> datetime | None:
+        return self.held["event_timestamp"].max()
+
     def __call__(self, since: datetime, until: datetime) -> pl.DataFrame:
         self.read.append(((since - T0).total_seconds(), (until - T0).total_seconds()))
         return self.held.filter(pl.col("event_timestamp").is_between(since, until, closed="left"))
 
 
+def seen_of(log: Log) -> SeenIds:
+    return SeenIds(EVENT, log, log.newest)
+
+
 def test_a_copy_is_known_by_its_whole_id_and_its_time() -> None:
-    seen = SeenIds(EVENT, Log(events()))
+    seen = seen_of(Log(events()))
     batch = events(("a", 0), ("a", 60), ("b", 0), ("a", 120.5), ("a", 0))
     assert seen.mark(batch).tolist() == [False, True, False, False, True]
     other_line = events(("b", 0)).with_columns(line=pl.lit(2, pl.Int64))
@@ -85,15 +93,18 @@ def test_a_copy_is_known_by_its_whole_id_and_its_time() -> None:
 
 def test_copies_of_what_the_lake_holds_are_found_by_reading_only_what_is_near() -> None:
     log = Log(events(("old", 0), ("near", 1_000), ("far", 1_000)))
-    seen = SeenIds(EVENT, log)
+    seen = seen_of(log)
     assert seen.mark(events(("near", 1_060), ("far", 1_061), ("new", 1_010))).tolist() == [True, False, False]
-    assert log.read == [(950, pytest.approx(1_121, abs=1e-3))]
+    # Nothing that is newer than the lake's newest event is asked for.
+    assert log.read == [(950, pytest.approx(1_000, abs=1e-3))]
     # Older ones come: only the stretch that was not read yet is read.
     assert seen.mark(events(("old", 30), ("near", 990))).tolist() == [True, True]
     assert log.read[1:] == [(-30, 950)]
     seen.forget(T0 + timedelta(seconds=1_040))
     assert seen.mark(events(("new", 1_010))).tolist() == [False]
-    assert log.read[2:] == [(950, 1_040)]
+    assert log.read[2:] == [(950, pytest.approx(1_000, abs=1e-3))]
+    assert not seen.mark(events(("newer", 5_000))).any()
+    assert len(log.read) == 3
 
 
 drawn = st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 200)), max_size=25)
@@ -105,17 +116,17 @@ def test_copies_are_the_same_however_the_log_is_cut_and_wherever_a_new_reader_be
 ) -> None:
     by_hand = [any(a == b and abs(s - t) <= 60 for b, t in log[:i]) for i, (a, s) in enumerate(log)]
     edges = [0, *sorted(min(c, len(log)) for c in (*cuts, restart)), len(log)]
-    seen, found = SeenIds(EVENT, Log(events())), []
+    seen, found = seen_of(Log(events())), []
     for start, end in itertools.pairwise(edges):
         if start == restart:  # killed: what came before is in the lake
-            seen = SeenIds(EVENT, Log(events(*log[:start])))
+            seen = seen_of(Log(events(*log[:start])))
         found += seen.mark(events(*log[start:end])).tolist()
     assert found == by_hand
 
 
 def test_one_id_a_hundred_thousand_times_is_no_trap() -> None:
     same = events(*(("a", i * 61) for i in range(100_000)))
-    seen = SeenIds(EVENT, Log(events()))
+    seen = seen_of(Log(events()))
     assert not seen.mark(same).any()
     assert seen.mark(same).all()
 
