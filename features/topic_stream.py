@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import polars as pl
 
-from features.arrival import ARRIVAL_COLUMNS, ARRIVALS, Arrivals, Counts, SeenIds, lateness
+from features.arrival import ARRIVAL_COLUMNS, ARRIVALS, LATE_S, Arrivals, Counts, SeenIds, lateness
 from features.avro import WriterSchemas
 from features.consumer import Batch
 from features.dead_letters import keep_dead_letters
@@ -111,7 +111,9 @@ class TopicStream:
         wanted = tuple(dict.fromkeys((*self.event.event_id, EVENT_TIMESTAMP)))
         if not self._lake.exists(self.event.table):
             return pl.DataFrame(schema={name: self.event.schema_[name] for name in wanted})
-        return self._lake.read(self.event.table, since, until, wanted)
+        known = self._lake.read(self.event.table, since, until, (*wanted, LATE_S))
+        # A copy in time of an event that came too late is the one that counts; `take` does not remember those, either.
+        return known.filter(pl.col(LATE_S).fill_null(0.0) <= float(self.event.lateness_s)).select(wanted)
 
 
 def topic_schema(event: EventSpec) -> dict[str, pl.DataType]:

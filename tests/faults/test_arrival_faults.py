@@ -14,7 +14,7 @@ from typing import Any
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 from shop import (
@@ -191,7 +191,13 @@ def arrivals(draw: st.DrawFn) -> list[tuple[datetime, list[tuple[int, bytes]]]]:
     return [(draw(clock), placed[a:b]) for a, b in pairwise([0, *cuts, len(placed)])]
 
 
+def early(name: str, hours: float) -> bytes:
+    return event_value(name, FIRST + timedelta(hours=hours))
+
+
 @given(arrivals())
+# Too late on its first partition, in time on another: the second copy is the one that counts.
+@example([(NOON, [(0, early("a", 7)), (0, early("b", 0))]), (NOON, [(1, early("b", 0))])])
 @settings(max_examples=40)
 def test_any_split_of_any_shuffled_history_makes_the_features_of_one_backfill(
     batches: list[tuple[datetime, list[tuple[int, bytes]]]],
