@@ -11,6 +11,9 @@ from features.arrival import counted
 from features.lake import EVENT_TIMESTAMP, Lake
 from pipelines.spec import EventSpec, FeatureView
 
+# Every operation costs a little for each chunk.
+MOST_CHUNKS = 32
+
 
 class Tail:
     """The events that windows of coming events can reach.
@@ -51,7 +54,7 @@ class Tail:
         within = (pl.col(EVENT_TIMESTAMP) > first - self._reach) & (pl.col(EVENT_TIMESTAMP) <= last + self._reach)
         around = windows.mark_new(self._events.filter(within), new, self._view)
         rows = windows.build_features(around, self._view, self._event)
-        self._events = pl.concat([self._events, new])
+        self._events = pl.concat([self._events, new], rechunk=self._events.n_chunks() > MOST_CHUNKS)
         self._forget(last)
         return rows
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from collections.abc import Collection, Sequence
+from datetime import UTC, datetime, timedelta
 
 import polars as pl
 
@@ -12,6 +13,8 @@ from features.places import OFFSET, PARTITION
 from pipelines.spec import Aggregate, EventSpec, FeatureView
 
 IS_NEW = "_is_new"
+KEY, EVENTS = "_key", "_events"
+SUM, COUNT, LAST = "_sum_", "_count_", "_last_"
 PLACE = (PARTITION, OFFSET)
 
 
@@ -53,38 +56,85 @@ def build_features(events: pl.DataFrame, view: FeatureView, event: EventSpec) ->
         knows more events is the newer, whoever made it and whatever its clock: its `created_timestamp` is the event time,
         and a microsecond more for each event in its longest window.
     """
-    new = pl.col(IS_NEW) if IS_NEW in events.columns else pl.lit(value=True)
-    ordered = (
-        # Feast knows entities by text.
-        counted(events, event)
-        .with_columns(new.alias(IS_NEW), pl.col(view.key).cast(pl.String))
-        .filter(pl.col(view.key).is_not_null())
-        .sort(list(dict.fromkeys((EVENT_TIMESTAMP, *event.event_id, *PLACE))))
-    )
-    rows = ordered.select(pl.col(view.key).alias(view.entity), EVENT_TIMESTAMP).unique(maintain_order=True)
-    changed = pl.lit(False)
+    kept = counted(events, event).filter(pl.col(view.key).is_not_null())
+    new = pl.col(IS_NEW) if IS_NEW in kept.columns else pl.lit(value=True)
+    # Feast knows entities by text.
+    kept = kept.with_columns(new.alias(IS_NEW), pl.col(view.key).cast(pl.String).alias(KEY))
+    first = kept.filter(IS_NEW).get_column(EVENT_TIMESTAMP).min()
+    if not isinstance(first, datetime):  # nothing new: no row can have changed
+        kept, first = kept.clear(), datetime.min.replace(tzinfo=UTC)
+    order = list(dict.fromkeys((EVENT_TIMESTAMP, *event.event_id, *PLACE)))
+    # What was before the first new event has its rows already.
+    rows = kept.filter(pl.col(EVENT_TIMESTAMP) >= first).select(KEY, EVENT_TIMESTAMP).unique()
+    changed = pl.lit(value=False)
     for window_s in sorted({a.window_s for a in view.aggregates}):
-        flag, created = f"_new_{window_s}", f"_created_{window_s}"
+        aggregates = [a for a in view.aggregates if a.window_s == window_s]
+        window = timedelta(seconds=window_s)
+        parts = _parts(kept, {a.field for a in aggregates}, first, window, order)
         within = (
-            ordered.rolling(EVENT_TIMESTAMP, period=timedelta(seconds=window_s), group_by=view.key)
+            parts.rolling(EVENT_TIMESTAMP, period=window, group_by=KEY)
             .agg(
-                *(_expression(a).alias(a.name) for a in view.aggregates if a.window_s == window_s),
-                pl.col(IS_NEW).any().alias(flag),
+                *(_expression(a).alias(a.name) for a in aggregates),
+                pl.col(IS_NEW).any().alias(f"_new_{window_s}"),
                 # No clock is in it: a row that a killed ingest left online must not be newer than the one that corrects it.
-                (pl.col(EVENT_TIMESTAMP).last() + pl.duration(microseconds=pl.len())).alias(created),
+                (pl.col(EVENT_TIMESTAMP).last() + pl.duration(microseconds=pl.col(EVENTS).sum())).alias(
+                    f"_created_{window_s}"
+                ),
             )
             # Rows of one key and time hold the same window, so any of them will do.
-            .unique([view.key, EVENT_TIMESTAMP])
-            .rename({view.key: view.entity} if view.key != view.entity else {})
+            .unique([KEY, EVENT_TIMESTAMP])
         )
-        rows = rows.join(within, on=[view.entity, EVENT_TIMESTAMP], how="left")
-        changed = changed | pl.col(flag)
+        rows = rows.join(within, on=[KEY, EVENT_TIMESTAMP], how="left")
+        changed = changed | pl.col(f"_new_{window_s}")
     return (
         rows.filter(changed)
         .with_columns(pl.max_horizontal(pl.col("^_created_.*$")).alias(CREATED_TIMESTAMP))
-        .select(view.entity, EVENT_TIMESTAMP, CREATED_TIMESTAMP, *(a.name for a in view.aggregates))
+        .select(pl.col(KEY).alias(view.entity), EVENT_TIMESTAMP, CREATED_TIMESTAMP, *(a.name for a in view.aggregates))
         .sort(EVENT_TIMESTAMP, view.entity)
     )
+
+
+def _parts(
+    events: pl.DataFrame, fields: Collection[str], first: datetime, window: timedelta, order: Sequence[str]
+) -> pl.DataFrame:
+    """What the windows of the rows from `first` on are made of, sorted by event time.
+
+    Events that every one of these windows holds become one part a key: a stream adds a few events at a time to windows of
+    many, and would add up all of them again for each row.
+
+    Returns:
+        A part a row: `_key`, `event_timestamp`, `_is_new`, `_events` (how many events it is made of), and of each field
+        `_sum_F`, `_count_F` (of values that are not null) and `_last_F` (the last of them).
+    """
+    at = pl.col(EVENT_TIMESTAMP)
+    reached = events.filter(at > first - window) if first > datetime.min.replace(tzinfo=UTC) + window else events
+    newest = reached.get_column(EVENT_TIMESTAMP).max()
+    single = [pl.lit(1, pl.Int64).alias(EVENTS)]
+    for field in fields:
+        value = pl.col(field).cast(pl.Float64)
+        single += [
+            value.fill_null(0.0).alias(SUM + field),
+            value.is_not_null().cast(pl.Int64).alias(COUNT + field),
+            value.alias(LAST + field),
+        ]
+    columns = [KEY, EVENT_TIMESTAMP, IS_NEW, *(e.meta.output_name() for e in single)]
+    in_all = (at > newest - window) & (at < first) if isinstance(newest, datetime) else pl.lit(value=False)
+    apart = reached.filter(~in_all).sort(order).with_columns(*single).select(columns)
+    together = reached.filter(in_all)
+    if not together.height:
+        return apart
+    sums: list[pl.Expr] = [at.max(), pl.lit(value=False).alias(IS_NEW), pl.len().cast(pl.Int64).alias(EVENTS)]
+    for field in fields:
+        value = pl.col(field).cast(pl.Float64)
+        sums += [value.sum().alias(SUM + field), value.count().cast(pl.Int64).alias(COUNT + field)]
+    merged = together.group_by(KEY).agg(*sums)
+    for field in fields:
+        known = together.filter(pl.col(field).is_not_null())
+        # Only those of the last moment need to be put in order.
+        last = known.filter(at == at.max().over(KEY)).sort(order)
+        last = last.group_by(KEY).agg(pl.col(field).cast(pl.Float64).last().alias(LAST + field))
+        merged = merged.join(last, on=KEY, how="left")
+    return pl.concat([apart, merged.select(columns)]).sort(EVENT_TIMESTAMP, maintain_order=True)
 
 
 def lookback(view: FeatureView) -> timedelta:
@@ -93,9 +143,10 @@ def lookback(view: FeatureView) -> timedelta:
 
 
 def _expression(aggregate: Aggregate) -> pl.Expr:
-    column = pl.col(aggregate.field)
+    count = pl.col(COUNT + aggregate.field).sum()
     if aggregate.function == "count":
-        return column.count().cast(pl.Float64)
+        return count.cast(pl.Float64)
     if aggregate.function == "last":
-        return column.drop_nulls().last().cast(pl.Float64)
-    return column.cast(pl.Float64).mean()
+        return pl.col(LAST + aggregate.field).drop_nulls().last()
+    # 0 / 0 is not a number: a window without a value has no mean.
+    return (pl.col(SUM + aggregate.field).sum() / count).fill_nan(None)

@@ -12,10 +12,12 @@ import polars as pl
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from features.events import Records, decode, encode
+from features.consumer import Batch
+from features.events import Records, encode
 from features.ingest import refresh_view
 from features.labels import LABEL
 from features.lake import Lake
+from features.topic_stream import TopicStream
 from perennial.errors import StateError, UsageError
 from perennial.scaffold import init_pipeline
 from perennial.settings import Settings
@@ -146,7 +148,9 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> pl.DataFrame:
     history = PIPELINE.replay(FIRST_DAY - timedelta(days=1), end)
     for event in PIPELINE.events:
         records = Records.of((0, i, None, value) for i, value in enumerate(encode(history[event.topic], event)))
-        lake.append(event.table, decode(records, event, end).events)
+        stream = TopicStream(settings, lake, event)
+        stream.take(Batch(records, {0: len(records)}), end)
+        stream.commit()
     for view in PIPELINE.views:
         refresh_view(settings, lake, PIPELINE, view)
     found = build_training_set(PIPELINE, settings, lake, end)
