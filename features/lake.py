@@ -7,10 +7,9 @@ double its rows.
 
 from __future__ import annotations
 
-import itertools
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -122,14 +121,13 @@ class Lake:
         """
         from pyiceberg.exceptions import CommitFailedException
 
-        days = [part.to_arrow(compat_level=pl.CompatLevel.oldest()) for part in by_day(frame, partition_by)]
         said = dict(properties or {})
         # Positions that move tell whether a commit happened. Without them, a second try could double the rows.
         moves = read_from is not None and any(read_from.get(p) != at for p, at in (offsets or {}).items())
         for tries_left in reversed(range(APPEND_TRIES if moves else 1)):
             try:
                 with self.answering():
-                    return self._append(table, days, offsets or {}, said, partition_by, read_from)
+                    return self._append(table, frame, offsets or {}, said, partition_by, read_from)
             except CommitFailedException as error:
                 if not tries_left:
                     raise ConflictError(
@@ -144,7 +142,7 @@ class Lake:
     def _append(
         self,
         table: str,
-        days: Sequence[pa.Table],
+        frame: pl.DataFrame,
         offsets: Mapping[int, int],
         properties: Mapping[str, str],
         partition_by: str | None,
@@ -152,7 +150,7 @@ class Lake:
     ) -> LakeCommit:
         from features.transaction import OneCopyTransaction
 
-        schema = days[0].schema
+        schema = frame.head(0).to_arrow(compat_level=pl.CompatLevel.oldest()).schema
         target = self._table(table, schema, partition_by)
         _check_fits(target, schema)
         known = _offsets(target)
@@ -165,13 +163,12 @@ class Lake:
         positions = {**known, **offsets}
         transaction = OneCopyTransaction(target)
         with transaction:
-            some = [day for day in days if day.num_rows]
-            transaction.append_slices(some, {**told(target), OFFSETS: json.dumps(positions), **properties})
+            transaction.append_frame(frame, {**told(target), OFFSETS: json.dumps(positions), **properties})
         snapshot = target.current_snapshot()
         if snapshot is None:
             raise StateError(f"{self.namespace}.{table} has no snapshot after a commit; the catalog is damaged")
         self._tidy(target)
-        return LakeCommit(table, snapshot.snapshot_id, sum(day.num_rows for day in days), positions)
+        return LakeCommit(table, snapshot.snapshot_id, frame.height, positions)
 
     def _tidy(self, target: Table) -> None:
         """Housekeeping after a commit, which has happened whatever becomes of this; the next commit tries again."""
@@ -395,19 +392,6 @@ def _within(since: datetime | None, until: datetime | None) -> str:
     wanted = [f"{EVENT_TIMESTAMP} >= '{since.isoformat()}'"] if since else []
     wanted += [f"{EVENT_TIMESTAMP} < '{until.isoformat()}'"] if until else []
     return " and ".join(wanted)
-
-
-def by_day(frame: pl.DataFrame, column: str | None) -> list[pl.DataFrame]:
-    """Rows by the day of a column, in order within a day; all in one without a column. Never an empty list."""
-    if column is None or not frame.height:
-        return [frame]
-    day = frame.get_column(column).dt.truncate("1d")
-    if not day.is_sorted():
-        order = day.arg_sort()
-        frame, day = frame[order], day[order]
-    lengths = day.rle().struct.field("len").to_list()
-    starts = [0, *itertools.accumulate(lengths)]
-    return [frame.slice(start, length) for start, length in zip(starts, lengths, strict=False)]
 
 
 def first_of_each(events: pl.DataFrame, key: str) -> pl.DataFrame:

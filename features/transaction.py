@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow as pa
+import polars as pl
 from pyiceberg.exceptions import CommitFailedException
 from pyiceberg.manifest import DataFile, ManifestContent, ManifestFile
 from pyiceberg.table import Table, TableProperties, Transaction
@@ -22,8 +19,7 @@ from pyiceberg.table.update import (
 from pyiceberg.table.update.snapshot import _ManifestMergeManager, _OverwriteFiles
 from pyiceberg.typedef import EMPTY_DICT
 
-# Writing a file waits for its disk or its S3 as much as it computes.
-WRITERS = 4
+from features.data_files import day_field, write_days
 
 
 class OneCopyTransaction(Transaction):
@@ -44,28 +40,19 @@ class OneCopyTransaction(Transaction):
             self._staged = (base, updates, update_table_metadata(base, updates))
         return self._staged[2]
 
-    def append_slices(self, slices: Sequence[pa.Table], properties: dict[str, str]) -> None:
-        """Append tables, each of which lies in one partition.
-
-        `append` looks through the whole table for each partition: rows times days, which is most of what a commit of many
-        days costs.
+    def append_frame(self, frame: pl.DataFrame, properties: dict[str, str]) -> None:
+        """Append rows.
 
         Args:
-            slices: with the columns of the table; none of them is empty.
+            frame: with columns of the table.
             properties: of the snapshot.
         """
-        from pyiceberg.io.pyarrow import _dataframe_to_data_files
-
-        metadata, numbers = self.table_metadata, itertools.count()
-        with self._append_snapshot_producer(properties) as files:
-
-            def write(part: pa.Table) -> list[DataFile]:
-                return list(_dataframe_to_data_files(metadata, part, self._table.io, files.commit_uuid, numbers))
-
-            with ThreadPoolExecutor(WRITERS) as pool:
-                for written in pool.map(write, slices):
-                    for file in written:
-                        files.append_data_file(file)
+        if day_field(self.table_metadata) is None:
+            self.append(frame.to_arrow(compat_level=pl.CompatLevel.oldest()), properties)
+            return
+        with self._append_snapshot_producer(properties) as snapshot:
+            for file in write_days(frame, self.table_metadata, self._table.io, snapshot.commit_uuid):
+                snapshot.append_data_file(file)
 
 
 def replace_files(table: Table, old: list[DataFile], new: list[DataFile], properties: dict[str, str]) -> None:
