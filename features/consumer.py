@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from features.broker import open_client, reaching
-from features.events import Records
+from features.records import Records
 from perennial.errors import StateError, UnreachableError
 from perennial.settings import Settings
 
@@ -218,7 +218,7 @@ def _positions(
     return {tp.partition: min(consumer.position(tp), ends[tp]) for tp in partitions}
 
 
-def ahead(items: Iterable[T]) -> Iterator[T]:
+def ahead(items: Iterator[T]) -> Generator[T, None, None]:
     """The same items, made in a thread of their own, a few ahead of the one that is being used.
 
     What reads Kafka holds Python's lock and what decodes and writes mostly does not, so both go on at once.

@@ -15,10 +15,11 @@ import polars as pl
 from features.avro import WriterSchemas
 from features.broker import ensure_topics
 from features.consumer import open_consumer
-from features.events import DEAD_LETTER_SCHEMA, Records, decode
+from features.events import DEAD_LETTER_SCHEMA, decode
 from features.lake import APPEND_TRIES, CREATED_TIMESTAMP, Lake
 from features.places import OFFSET, PARTITION
 from features.producer import open_producer, send_again, send_dead_letters
+from features.records import Records
 from perennial.errors import ConflictError, UsageError
 from perennial.settings import Settings
 from pipelines.spec import PipelineSpec

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -13,6 +13,7 @@ from features.avro import WriterSchemas, encode_avro, read_avro
 from features.documents import EXTRA
 from features.json_events import read_json
 from features.lake import CREATED_TIMESTAMP
+from features.records import Records
 from pipelines.spec import EventSpec
 
 KAFKA_COLUMNS: dict[str, pl.DataType] = {
@@ -28,36 +29,6 @@ DEAD_LETTER_SCHEMA: dict[str, pl.DataType] = {
     "reason": pl.String(),
 }
 CHUNK_ROWS = 4_096
-
-
-@dataclass(frozen=True)
-class Records:
-    """Kafka records of one topic, a column each, in the order in which they were read.
-
-    Attributes:
-        partitions: of each record.
-        offsets: of each record.
-        keys: of each record, or None.
-        values: of each record, or None (a tombstone).
-    """
-
-    partitions: Sequence[int]
-    offsets: Sequence[int]
-    keys: Sequence[bytes | None]
-    values: Sequence[bytes | None]
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    @classmethod
-    def of(cls, rows: Iterable[tuple[int, int, bytes | None, bytes | None]]) -> Records:
-        """Records from (partition, offset, key, value) each."""
-        columns = [list(column) for column in zip(*rows, strict=True)] or [[], [], [], []]
-        return cls(*columns)
-
-    def rows(self) -> Iterator[tuple[int, int, bytes | None, bytes | None]]:
-        """Each record as (partition, offset, key, value)."""
-        return zip(self.partitions, self.offsets, self.keys, self.values, strict=True)
 
 
 @dataclass(frozen=True)

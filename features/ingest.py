@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -10,6 +11,7 @@ import polars as pl
 
 from features import windows
 from features.arrival import Counts
+from features.backlog import read_backlog
 from features.consumer import ahead, behind, open_consumer, read_to_end, tell_positions
 from features.lake import EVENT_TIMESTAMP, Lake
 from features.store import view_table, write_online
@@ -18,6 +20,8 @@ from perennial.settings import Settings
 from pipelines.spec import EventSpec, FeatureView, PipelineSpec
 
 COMMIT_ROWS = 100_000
+# Records from which on a process of its own reads them; it takes half a second to start.
+BACKLOG_ROWS = 100_000
 # Rows of a topic that features are built from at once: a backlog of years is built from in steps.
 MAX_NEW_ROWS = 200_000
 
@@ -77,10 +81,16 @@ def ingest_topic(settings: Settings, lake: Lake, event: EventSpec, created: date
     stream = TopicStream(settings, lake, event)
     before = stream.arrivals.counts
     with open_consumer(settings, f"perennial-{lake.namespace}") as consumer:
-        for batch in ahead(read_to_end(consumer, event.topic, stream.positions)):
-            stream.take(batch, created)
-            if stream.pending_rows >= COMMIT_ROWS:
-                stream.commit()
+        if behind(consumer, event.topic, stream.positions) >= BACKLOG_ROWS:
+            batches = read_backlog(settings, event.topic, stream.positions)
+        else:
+            batches = read_to_end(consumer, event.topic, stream.positions)
+        # Closed before the consumer, whatever happens: it is read in a thread.
+        with closing(ahead(batches)) as read:
+            for batch in read:
+                stream.take(batch, created)
+                if stream.pending_rows >= COMMIT_ROWS:
+                    stream.commit()
         stream.commit()
         lag_rows = behind(consumer, event.topic, stream.positions)
         if stream.arrivals.counts != before:

@@ -1,0 +1,68 @@
+"""A backlog, read by a process of its own: one core takes Kafka's records apart while another decodes and writes them.
+
+kafka-python unpacks records in Python and holds its lock meanwhile, so in one process each would wait for the other. The
+process is a program of few imports that gets what it needs on its standard input and writes pickled batches to its output.
+"""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+
+from features.consumer import Batch, open_consumer, read_to_end
+from perennial.errors import PerennialError, StateError, UnreachableError
+from perennial.settings import Settings
+
+
+def read_backlog(settings: Settings, topic: str, positions: Mapping[int, int]) -> Iterator[Batch]:
+    """As `consumer.read_to_end`, in another process; it ends when the iterator is closed.
+
+    Raises:
+        StateError: the broker no longer has the records at a position.
+        UnreachableError: the broker does not answer, or the process ended by itself.
+    """
+    command = [sys.executable, "-m", "features.backlog"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        if process.stdin is None or process.stdout is None:
+            raise StateError("a process was started without its pipes")
+        try:
+            # Not as arguments: the options of the client hold passwords.
+            with process.stdin:
+                pickle.dump((settings, topic, dict(positions)), process.stdin)
+            while True:
+                found = pickle.load(process.stdout)
+                if found is None:
+                    return
+                if isinstance(found, PerennialError):
+                    raise found
+                yield found
+        except (EOFError, pickle.UnpicklingError, BrokenPipeError) as error:
+            raise UnreachableError(
+                f"{topic}: the process that reads its backlog ended by itself (status {process.wait()}); run it again"
+            ) from error
+        finally:
+            process.kill()
+
+
+def _main() -> None:
+    output = sys.stdout.buffer
+    # Whatever else is printed must not come in between.
+    sys.stdout = sys.stderr
+    settings, topic, positions = pickle.load(sys.stdin.buffer)
+    try:
+        with open_consumer(settings) as consumer:
+            for batch in read_to_end(consumer, topic, positions):
+                pickle.dump(batch, output, protocol=pickle.HIGHEST_PROTOCOL)
+        pickle.dump(None, output)
+    except PerennialError as error:
+        pickle.dump(error, output)
+    output.flush()
+
+
+if __name__ == "__main__":
+    try:
+        _main()
+    except BrokenPipeError:  # whoever asked is gone
+        sys.exit(1)
