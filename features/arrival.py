@@ -23,6 +23,9 @@ ARRIVAL_COLUMNS: dict[str, pl.DataType] = {LATE_S: pl.Float64(), IS_DUPLICATE: p
 # What a lake commit says of arrivals, beside its positions.
 ARRIVALS = "perennial.arrivals"
 
+# Below it nothing is let go: a partition that lags behind would have its stretch read from the lake with every batch.
+MOST_IDS = 4_000_000
+
 Times = npt.NDArray[np.int64]
 Hashes = npt.NDArray[np.uint64]
 
@@ -160,8 +163,9 @@ class _Run:
 class SeenIds:
     """Which event ids were here, near which event times.
 
-    Ids are kept as 64-bit hashes, 16 bytes an event. Two different ids that are taken for one cost a feature one event,
-    with a chance of n / 2**64 an event (n: events within the horizon); the event itself is in the lake all the same.
+    Ids are kept as 64-bit hashes, 16 bytes an event; beyond `MOST_IDS` only those within the horizon. Two different ids that
+    are taken for one cost a feature one event, with a chance of n / 2**64 an event (n: events within the horizon); the event
+    itself is in the lake all the same.
 
     Args:
         event: the topic.
@@ -174,7 +178,7 @@ class SeenIds:
     ) -> None:
         self._event = event
         self._read = read
-        # A stream in order asks for later times with every batch; the lake has nothing of them.
+        # A stream in order asks for later times with every batch; the lake has nothing of them. It moves with each commit.
         self._end = newest + timedelta(microseconds=1) if newest else None
         self._within = timedelta(seconds=event.dedup_s)
         self._runs: list[_Run] = []
@@ -202,8 +206,17 @@ class SeenIds:
         self._add(_Run(hashes[order], times[order]))
         return found
 
-    def forget(self, before: datetime) -> None:
-        """Let go of ids of events before that time."""
+    def committed(self, newest: datetime) -> None:
+        """All that was marked is in the lake now, so old ids need not be remembered: the lake can be asked.
+
+        Args:
+            newest: newest event time in the lake.
+        """
+        self._end = newest + timedelta(microseconds=1)
+        if sum(len(run.hashes) for run in self._runs) > MOST_IDS:
+            self._forget(newest - timedelta(seconds=self._event.lateness_s) - self._within)
+
+    def _forget(self, before: datetime) -> None:
         floor = _microseconds(before)
         kept = []
         for run in self._runs:

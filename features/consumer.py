@@ -19,10 +19,12 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-MAX_BATCH_ROWS = 20_000
+MAX_BATCH_ROWS, MAX_BATCH_BYTES = 20_000, 32 << 20
 MOST_AHEAD = 4
 # kafka-python makes an object a record; taken apart a few at a time, the garbage collector has little to walk through.
-POLL_ROWS = 1_000
+POLL_ROWS, POLL_BYTES = 1_000, 8 << 20
+# How large records are is known after the first few.
+FIRST_POLL_ROWS = 20
 POLL_MS = 500
 STALLED_POLLS = 60
 
@@ -48,13 +50,16 @@ class Columns:
     offsets: list[int] = field(default_factory=list)
     keys: list[bytes | None] = field(default_factory=list)
     values: list[bytes | None] = field(default_factory=list)
+    size: int = 0
 
     def add(self, partition: int, fetched: Sequence[Any]) -> None:
         """Add kafka-python's records of a partition."""
         self.partitions.extend([partition] * len(fetched))
         self.offsets.extend([record.offset for record in fetched])
         self.keys.extend([record.key for record in fetched])
-        self.values.extend([record.value for record in fetched])
+        values = [record.value for record in fetched]
+        self.values.extend(values)
+        self.size += sum(map(len, filter(None, values)))
 
     def __len__(self) -> int:
         return len(self.values)
@@ -119,9 +124,10 @@ def read_to_end(
     for tp in behind:
         consumer.seek(tp, starts[tp])
     columns = Columns()
-    stalled = 0
+    stalled, poll_rows = 0, FIRST_POLL_ROWS
     while any(consumer.position(tp) < ends[tp] for tp in behind):
-        polled = poll(consumer, POLL_MS, min(POLL_ROWS, max_rows - len(columns)))
+        polled = poll(consumer, POLL_MS, min(poll_rows, max_rows - len(columns)))
+        before = columns.size
         stalled = 0 if polled else stalled + 1
         if stalled > STALLED_POLLS:
             raise UnreachableError(
@@ -130,7 +136,10 @@ def read_to_end(
         for tp, fetched in polled.items():
             within = fetched if fetched[-1].offset < ends[tp] else [r for r in fetched if r.offset < ends[tp]]
             columns.add(tp.partition, within)
-        if len(columns) >= max_rows:
+        if columns.size > before:
+            rows = sum(len(fetched) for fetched in polled.values())
+            poll_rows = max(1, min(POLL_ROWS, POLL_BYTES * rows // (columns.size - before)))
+        if len(columns) >= max_rows or columns.size >= MAX_BATCH_BYTES:
             yield Batch(columns.records(), _positions(consumer, behind, ends))
             columns = Columns()
     # Positions can move past records that no reader sees (transaction markers), so the last batch may be empty.

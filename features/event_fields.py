@@ -26,6 +26,8 @@ MAX_EVENT_BYTES = 1 << 20
 # Beyond these years the clocks of Python or of pandas end, and one absurd time would stop every batch that holds it.
 FIRST_TIME, LAST_TIME = datetime(1970, 1, 1, tzinfo=UTC), datetime(2199, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC)
 INT64 = range(-(2**63), 2**63)
+# Sums of numbers up to it stay numbers, whatever the window.
+LARGEST_FLOAT = 1e150
 # Exactly what Python, Arrow and people agree on: no week dates, no 24:00, no leap second, no time without a zone.
 ISO_TIME = (
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[T ](?:[01][0-9]|2[0-3]):[0-5][0-9](?::[0-5][0-9](?:\.[0-9]{1,9})?)?"
@@ -126,6 +128,8 @@ def _finite(value: float | Decimal) -> float:
     number = float(value)
     if not math.isfinite(number):
         raise UnfitError("not a finite number")
+    if abs(number) > LARGEST_FLOAT:
+        raise UnfitError(f"beyond {LARGEST_FLOAT:g}; the sum of a few would be no number")
     return number
 
 
@@ -218,7 +222,7 @@ def _whole(
         series = pl.Series(field.name, values, dtype=POLARS_TYPES[field.type], strict=True)
     except (TypeError, OverflowError):  # beyond 64 bits
         return None
-    return series if field.type != "float" or series.is_finite().all() else None
+    return series if field.type != "float" or (series.abs() <= LARGEST_FLOAT).all() else None
 
 
 def times_of(texts: pa.Array, first: datetime, last: datetime) -> pa.Array | None:

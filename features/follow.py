@@ -96,6 +96,8 @@ class Follower:
                 with ExitStack() as stack:
                     _Session(self, stack).run()
             except (ConflictError, UnreachableError, BlockedError) as error:
+                if self._stopped.is_set():
+                    raise  # what was read last is in Kafka still, but not in the lake
                 if time.monotonic() - began > LONGEST_WAIT_S:
                     wait_s = FIRST_WAIT_S
                 LOG.warning("%s; going on from the lake's last commit in %.1f s", error, wait_s)
@@ -132,7 +134,8 @@ class _Session:
             stopped = self._of._stopped.is_set()
             waited = time.monotonic() - self._committed_at >= self._of._every_s
             pending = sum(stream.pending_rows for stream in self._streams.values())
-            if waited or stopped or pending >= self._of._max_rows:
+            full = pending >= self._of._max_rows or any(stream.is_full for stream in self._streams.values())
+            if waited or stopped or full:
                 self._commit()
                 if stopped or self._partitions() != self._assigned:
                     return

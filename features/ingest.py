@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 import polars as pl
 
 from features import windows
-from features.arrival import Counts
+from features.arrival import Counts, counted
 from features.backlog import read_backlog
 from features.consumer import ahead, behind, open_consumer, read_to_end, tell_positions
 from features.lake import EVENT_TIMESTAMP, Lake
@@ -19,7 +19,6 @@ from features.topic_stream import TopicStream, topic_schema
 from perennial.settings import Settings
 from pipelines.spec import EventSpec, FeatureView, PipelineSpec
 
-COMMIT_ROWS = 100_000
 # Records from which on a process of its own reads them; it takes half a second to start.
 BACKLOG_ROWS = 100_000
 # Rows of a topic that features are built from at once: a backlog of years is built from in steps.
@@ -89,7 +88,7 @@ def ingest_topic(settings: Settings, lake: Lake, event: EventSpec, created: date
         with closing(ahead(batches)) as read:
             for batch in read:
                 stream.take(batch, created)
-                if stream.pending_rows >= COMMIT_ROWS:
+                if stream.is_full:
                     stream.commit()
         stream.commit()
         lag_rows = behind(consumer, event.topic, stream.positions)
@@ -115,7 +114,8 @@ def refresh_view(settings: Settings, lake: Lake, spec: PipelineSpec, view: Featu
     built: Mapping[int, int] = lake.offsets(table)
     there = lake.offsets(event.table)
     added = online_keys = 0
-    for end in _steps(built, there, MAX_NEW_ROWS):
+    begin = {**lake.first_offsets(event.table), **built} if there else built
+    for end in _steps(begin, there, MAX_NEW_ROWS):
         new = lake.read_places(event.table, built, end, windows.inputs(view, event))
         rows = build_new_features(lake, view, event, built, new)
         # Online first: killed in between, the rows are built and written once more, and the online store takes them again.
@@ -136,6 +136,8 @@ def build_new_features(
         before: Kafka positions up to which features were built; the lake holds those events.
         new: the events that follow, with the columns `windows.inputs`.
     """
+    # Otherwise one event of long ago, which corrects nothing, would have all of history read.
+    new = counted(new, event)
     times = new.get_column(EVENT_TIMESTAMP)
     first, last = times.min(), times.max()
     if not isinstance(first, datetime) or not isinstance(last, datetime):

@@ -10,7 +10,7 @@ import orjson
 import polars as pl
 
 from features.documents import Read, read_documents, unreadable
-from features.event_fields import MAX_EVENT_BYTES, may_be_null, time_limits, times_of
+from features.event_fields import LARGEST_FLOAT, MAX_EVENT_BYTES, may_be_null, time_limits, times_of
 from pipelines.spec import EventSpec
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def _all_good(values: Sequence[bytes | None], event: EventSpec, now: datetime) -
         if field.type == "float":
             numbers = frame.get_column(field.name)
             # It reads NaN and infinity; and the integer -0 as -0.0, where orjson says 0.
-            if not numbers.is_finite().all() or ((numbers == 0) & (1 / numbers < 0)).any():
+            if not (numbers.abs() <= LARGEST_FLOAT).all() or ((numbers == 0) & (1 / numbers < 0)).any():
                 return None
     return frame.with_columns(extra=pl.lit(None, pl.String))
 

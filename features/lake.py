@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from features.catalog import answering, catalog_of
-from features.places import OFFSET, PARTITION, read_places
+from features.places import OFFSET, PARTITION, first_offsets, read_places
 from features.snapshots import ancestors, let_go_of_old_snapshots, pin, told, words
 from perennial.errors import BlockedError, ConflictError, PerennialError, StateError
 from perennial.settings import Settings
@@ -303,6 +303,17 @@ class Lake:
     def exists(self, table: str) -> bool:
         """Whether the table is there."""
         return self._found(table) is not None
+
+    def columns(self, table: str) -> set[str]:
+        """Names of the table's columns; none if there is no such table."""
+        found = self._found(table)
+        return set(found.schema().column_names) if found else set()
+
+    def first_offsets(self, table: str) -> dict[int, int]:
+        """An offset by Kafka partition before which the table holds nothing, from the statistics of its files."""
+        target = self.existing(table)
+        with self.answering():
+            return first_offsets(target)
 
     def tables(self) -> list[str]:
         """Names of the tables, sorted."""

@@ -51,6 +51,19 @@ def read_places(
     return inside.drop(BEGIN, END) if every else inside.select(columns)
 
 
+def first_offsets(table: Table) -> dict[int, int]:
+    """By Kafka partition an offset before which no file has a row, by the statistics of their columns."""
+    found: dict[int, int] = {}
+    for task in table.scan(selected_fields=(PARTITION, OFFSET)).plan_files():
+        lowest, highest = _bounds(table, task.file, PARTITION)
+        first, _ = _bounds(table, task.file, OFFSET)
+        if lowest is None or highest is None or first is None:
+            continue
+        for partition in range(lowest, highest + 1):
+            found[partition] = min(found.get(partition, first), first)
+    return found
+
+
 def may_hold(table: Table, file: DataFile, ranges: Mapping[int, tuple[int, int]]) -> bool:
     """Whether, by the statistics of its columns, a file may have a row in one of the ranges."""
     lowest, highest = _bounds(table, file, PARTITION)

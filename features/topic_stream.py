@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import numpy as np
 import polars as pl
@@ -16,6 +16,9 @@ from features.events import DEAD_LETTER_SCHEMA, decode, events_schema
 from features.lake import EVENT_TIMESTAMP, IS_DUPLICATE, Lake
 from perennial.settings import Settings
 from pipelines.spec import EventSpec
+
+# Of records that wait for a commit; small events reach the one, large ones and dead letters the other.
+COMMIT_ROWS, COMMIT_BYTES = 100_000, 128 << 20
 
 
 class TopicStream:
@@ -30,6 +33,7 @@ class TopicStream:
     """
 
     def __init__(self, settings: Settings, lake: Lake, event: EventSpec) -> None:
+        _add_new_columns(lake, event)
         self.event = event
         self._settings = settings
         self._lake = lake
@@ -47,6 +51,12 @@ class TopicStream:
     def pending_rows(self) -> int:
         """Records that were taken since the last commit."""
         return sum(frame.height for frame in (*self._events, *self._letters))
+
+    @property
+    def is_full(self) -> bool:
+        """Whether so much was taken since the last commit that the next is due."""
+        held = sum(frame.estimated_size() for frame in (*self._events, *self._letters))
+        return self.pending_rows >= COMMIT_ROWS or held >= COMMIT_BYTES
 
     @property
     def pending_letters(self) -> pl.DataFrame:
@@ -77,9 +87,6 @@ class TopicStream:
         duplicate = np.zeros(late.len(), dtype=np.bool_)
         duplicate[in_time.to_numpy()] = self._seen.mark(decoded.events.filter(in_time))
         marked = decoded.events.with_columns(late, pl.Series(IS_DUPLICATE, duplicate))
-        if watermarks:
-            reach = timedelta(seconds=self.event.lateness_s + self.event.dedup_s)
-            self._seen.forget(min(watermarks.values()) - reach)
         counts = self._pending.counts + Counts.of(marked, decoded.dead_letters.height, self.event)
         self._pending = Arrivals(watermarks, counts)
         self._events.append(marked)
@@ -106,6 +113,8 @@ class TopicStream:
         ).offsets
         self.arrivals = self._pending
         self._events, self._letters = [], []
+        if self.newest:
+            self._seen.committed(self.newest)
 
     def _ids(self, since: datetime, until: datetime) -> pl.DataFrame:
         wanted = tuple(dict.fromkeys((*self.event.event_id, EVENT_TIMESTAMP)))
@@ -114,6 +123,13 @@ class TopicStream:
         known = self._lake.read(self.event.table, since, until, (*wanted, LATE_S))
         # A copy in time of an event that came too late is the one that counts; `take` does not remember those, either.
         return known.filter(pl.col(LATE_S).fill_null(0.0) <= float(self.event.lateness_s)).select(wanted)
+
+
+def _add_new_columns(lake: Lake, event: EventSpec) -> None:
+    """A field that is new in the pipeline is a column from now on, though no event has it yet."""
+    columns = lake.columns(event.table)
+    if columns and not topic_schema(event).keys() <= columns:
+        lake.append(event.table, pl.DataFrame(schema=topic_schema(event)))
 
 
 def topic_schema(event: EventSpec) -> dict[str, pl.DataType]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 import polars as pl
@@ -70,7 +70,7 @@ def build_features(events: pl.DataFrame, view: FeatureView, event: EventSpec) ->
     for window_s in sorted({a.window_s for a in view.aggregates}):
         aggregates = [a for a in view.aggregates if a.window_s == window_s]
         window = timedelta(seconds=window_s)
-        parts = _parts(kept, {a.field for a in aggregates}, first, window, order)
+        parts = _parts(kept, aggregates, first, window, order)
         within = (
             parts.rolling(EVENT_TIMESTAMP, period=window, group_by=KEY)
             .agg(
@@ -95,7 +95,7 @@ def build_features(events: pl.DataFrame, view: FeatureView, event: EventSpec) ->
 
 
 def _parts(
-    events: pl.DataFrame, fields: Collection[str], first: datetime, window: timedelta, order: Sequence[str]
+    events: pl.DataFrame, aggregates: Sequence[Aggregate], first: datetime, window: timedelta, order: Sequence[str]
 ) -> pl.DataFrame:
     """What the windows of the rows from `first` on are made of, sorted by event time.
 
@@ -103,32 +103,33 @@ def _parts(
     many, and would add up all of them again for each row.
 
     Returns:
-        A part a row: `_key`, `event_timestamp`, `_is_new`, `_events` (how many events it is made of), and of each field
-        `_sum_F`, `_count_F` (of values that are not null) and `_last_F` (the last of them).
+        A part a row: `_key`, `event_timestamp`, `_is_new`, `_events` (how many events it is made of), and of each field, as
+        far as a function needs them, `_sum_F`, `_count_F` (of values that are not null) and `_last_F` (the last of them).
     """
     at = pl.col(EVENT_TIMESTAMP)
     reached = events.filter(at > first - window) if first > datetime.min.replace(tzinfo=UTC) + window else events
     newest = reached.get_column(EVENT_TIMESTAMP).max()
     single = [pl.lit(1, pl.Int64).alias(EVENTS)]
-    for field in fields:
-        value = pl.col(field).cast(pl.Float64)
-        single += [
-            value.fill_null(0.0).alias(SUM + field),
-            value.is_not_null().cast(pl.Int64).alias(COUNT + field),
-            value.alias(LAST + field),
-        ]
+    counts = sorted({a.field for a in aggregates if a.function != "last"})
+    sums = sorted({a.field for a in aggregates if a.function in ("mean", "rate")})
+    lasts = sorted({a.field for a in aggregates if a.function == "last"})
+    single += [pl.col(f).is_not_null().cast(pl.Int64).alias(COUNT + f) for f in counts]
+    single += [pl.col(f).cast(pl.Float64).fill_null(0.0).alias(SUM + f) for f in sums]
+    single += [pl.col(f).cast(pl.Float64).alias(LAST + f) for f in lasts]
     columns = [KEY, EVENT_TIMESTAMP, IS_NEW, *(e.meta.output_name() for e in single)]
     in_all = (at > newest - window) & (at < first) if isinstance(newest, datetime) else pl.lit(value=False)
     apart = reached.filter(~in_all).sort(order).with_columns(*single).select(columns)
     together = reached.filter(in_all)
     if not together.height:
         return apart
-    sums: list[pl.Expr] = [at.max(), pl.lit(value=False).alias(IS_NEW), pl.len().cast(pl.Int64).alias(EVENTS)]
-    for field in fields:
-        value = pl.col(field).cast(pl.Float64)
-        sums += [value.sum().alias(SUM + field), value.count().cast(pl.Int64).alias(COUNT + field)]
-    merged = together.group_by(KEY).agg(*sums)
-    for field in fields:
+    merged = together.group_by(KEY).agg(
+        at.max(),
+        pl.lit(value=False).alias(IS_NEW),
+        pl.len().cast(pl.Int64).alias(EVENTS),
+        *(pl.col(f).count().cast(pl.Int64).alias(COUNT + f) for f in counts),
+        *(pl.col(f).cast(pl.Float64).sum().alias(SUM + f) for f in sums),
+    )
+    for field in lasts:
         known = together.filter(pl.col(field).is_not_null())
         # Only those of the last moment need to be put in order.
         last = known.filter(at == at.max().over(KEY)).sort(order)
@@ -143,10 +144,9 @@ def lookback(view: FeatureView) -> timedelta:
 
 
 def _expression(aggregate: Aggregate) -> pl.Expr:
+    if aggregate.function == "last":
+        return pl.col(LAST + aggregate.field).drop_nulls().last()
     count = pl.col(COUNT + aggregate.field).sum()
     if aggregate.function == "count":
         return count.cast(pl.Float64)
-    if aggregate.function == "last":
-        return pl.col(LAST + aggregate.field).drop_nulls().last()
-    # 0 / 0 is not a number: a window without a value has no mean.
-    return (pl.col(SUM + aggregate.field).sum() / count).fill_nan(None)
+    return pl.when(count > 0).then(pl.col(SUM + aggregate.field).sum() / count)

@@ -307,6 +307,14 @@ class PipelineSpec(Spec):
             missing = names - set(self.event(topic).schema_)
             if missing:
                 raise ValueError(f"{self.name}: {topic} has no field {sorted(missing)}")
+        for view in self.views:
+            types = {f.name: f.type for f in self.event(view.topic).fields}
+            for a in view.aggregates:
+                if a.function != "count" and types[a.field] not in ("int", "float", "bool"):
+                    raise ValueError(
+                        f"{self.name}: {a.name} is the {a.function} of {a.field!r}, a {types[a.field]}; of those there is "
+                        "only a count"
+                    )
         known = [f.name for f in self.features]
         if len(set(known)) != len(known):
             raise ValueError(f"{self.name}: a feature is named twice in {known}")

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from features import arrival
 from features.arrival import Arrivals, Counts, SeenIds, lateness
 from pipelines.spec import EventField, EventSpec
 
@@ -91,7 +92,7 @@ def test_a_copy_is_known_by_its_whole_id_and_its_time() -> None:
     assert seen.mark(other_line).tolist() == [False]
 
 
-def test_copies_of_what_the_lake_holds_are_found_by_reading_only_what_is_near() -> None:
+def test_copies_of_what_the_lake_holds_are_found_by_reading_only_what_is_near(monkeypatch: pytest.MonkeyPatch) -> None:
     log = Log(events(("old", 0), ("near", 1_000), ("far", 1_000)))
     seen = seen_of(log)
     assert seen.mark(events(("near", 1_060), ("far", 1_061), ("new", 1_010))).tolist() == [True, False, False]
@@ -100,11 +101,26 @@ def test_copies_of_what_the_lake_holds_are_found_by_reading_only_what_is_near() 
     # Older ones come: only the stretch that was not read yet is read.
     assert seen.mark(events(("old", 30), ("near", 990))).tolist() == [True, True]
     assert log.read[1:] == [(-30, 950)]
-    seen.forget(T0 + timedelta(seconds=1_040))
-    assert seen.mark(events(("new", 1_010))).tolist() == [False]
-    assert log.read[2:] == [(950, pytest.approx(1_000, abs=1e-3))]
+    monkeypatch.setattr(arrival, "MOST_IDS", 0)
+    seen.committed(T0 + timedelta(seconds=1_200))
+    log.held = events(("old", 0), ("near", 1_000), ("far", 1_000), ("new", 1_010))
+    assert seen.mark(events(("new", 1_010))).tolist() == [True]
+    assert log.read[2:] == [(950, 1_040)]
     assert not seen.mark(events(("newer", 5_000))).any()
-    assert len(log.read) == 3
+    assert log.read[3:] == [(pytest.approx(1_121, abs=1e-3), pytest.approx(1_200, abs=1e-3))]
+
+
+def test_a_partition_that_lags_behind_finds_the_copies_of_what_was_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arrival, "MOST_IDS", 10)
+    log = Log(events())
+    seen = seen_of(log)
+    taken = [(f"sale {i}", 10.0 * i) for i in range(500)]
+    for row in taken:
+        assert not seen.mark(events(row)).any()
+        log.held = pl.concat([log.held, events(row)])
+        seen.committed(T0 + timedelta(seconds=row[1]))
+    assert sum(len(run.hashes) for run in seen._runs) < 60
+    assert seen.mark(events(("sale 7", 70), ("sale 7", 200), ("sale 499", 4_990))).tolist() == [True, False, True]
 
 
 drawn = st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 200)), max_size=25)

@@ -117,6 +117,22 @@ def test_what_is_marked_as_a_copy_or_came_too_late_does_not_count() -> None:
     assert values(marked) == {("a", 0): (10.0, 1.0, 10.0, 1.0), ("a", 0.5): (15.0, 2.0, 20.0, 1.0)}
 
 
+def test_texts_can_be_counted_by_the_stream_as_by_a_backfill() -> None:
+    counting = VIEW.model_copy(
+        update={"aggregates": (Aggregate(name="sales_2h", field="sale", function="count", window_s=2 * HOUR_S),)}
+    )
+    events = sales((0, "a", 1, True), (0.5, "a", 1, True), (1, "b", 1, True), (1.5, "a", 1, True))
+    assert build_features(events, counting, SOLD).sort("store", "event_timestamp")["sales_2h"].to_list() == [1, 2, 3, 1]
+    marked = events.with_columns((pl.col("kafka_offset") == 3).alias(IS_NEW))
+    assert build_features(marked, counting, SOLD)["sales_2h"].to_list() == [3]
+
+
+def test_the_greatest_numbers_that_are_taken_in_add_up_and_leave_again() -> None:
+    events = sales((0, "a", 1e150, True), (0.1, "a", 1e150, True), (0.2, "a", -1e150, True), (3, "a", 1, True))
+    assert values(events)["a", 0.1] == (pytest.approx(1e150), 2.0, 1e150, 1.0)
+    assert values(events)["a", 3] == (1.0, 1.0, 1.0, 1.0)
+
+
 def test_no_events_are_no_rows_with_the_right_columns() -> None:
     built = build_features(sales(), VIEW, SOLD)
     assert built.is_empty()
