@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 from test_online_store import SPEC, T0, VIEW, Row, frame, toys
 
-from features import online_check
+from features import newest, online_check
 from features.lake import Lake
 from features.online_check import Difference, ViewCheck, check_online, compare
 from features.store import OnlineWriter, view_table, write_online
@@ -74,8 +74,8 @@ def test_the_same_rows_pass_in_any_number_of_files_and_slices(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Slices and batches are made so small that there are many of each."""
-    monkeypatch.setattr(online_check, "ROWS_AT_ONCE", 50)
-    monkeypatch.setattr(online_check, "KEYS_AT_ONCE", 60)
+    monkeypatch.setattr(newest, "ROWS_AT_ONCE", 50)
+    monkeypatch.setattr(newest, "KEYS_AT_ONCE", 60)
     monkeypatch.setattr(online_check, "KEYS_A_READ", 7)
     lake, chosen = Lake(settings, SPEC.name), random.Random(5)
     rows: list[Row] = [
