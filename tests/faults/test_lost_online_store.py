@@ -2,11 +2,23 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import polars as pl
 import pytest
-from shop import Place, Shop, all_is_in, assert_everything_counts_once, make_follower, running, take_in, wait_until
+from shop import (
+    FIRST,
+    Place,
+    Shop,
+    all_is_in,
+    assert_everything_counts_once,
+    event_value,
+    make_follower,
+    running,
+    take_in,
+    wait_until,
+)
 
 from features.materialize import materialize
 from features.online_check import check_online
@@ -91,4 +103,19 @@ def test_beside_a_follower_nothing_goes_back_in_time(place: Place, shop: Shop, l
         shop.send(50)
         wait_until(lambda: all_is_in(place))
     assert_online_is_offline(place)
+    assert_everything_counts_once(place)
+
+
+def test_a_follower_goes_on_in_what_took_the_place_of_the_lost_store(place: Place, shop: Shop, lose: Any) -> None:
+    """Also before anything is brought back, and without a late event, which would be built from the lake."""
+    topic = place.spec.events[0].topic
+    shop.put(topic, [event_value("first", FIRST, "c0"), event_value("second", FIRST, "c1")])
+    with running(make_follower(place)):
+        wait_until(lambda: all_is_in(place))
+        lose()
+        shop.put(topic, [event_value("third", FIRST + timedelta(seconds=1), "c0")])
+        wait_until(lambda: all_is_in(place))
+        sum(bring_back(OnlineWriter(place.spec, place.settings), place))
+        shop.put(topic, [event_value("fourth", FIRST + timedelta(seconds=2), "c1")])
+        wait_until(lambda: all_is_in(place))
     assert_everything_counts_once(place)
