@@ -4,15 +4,16 @@ import random
 from datetime import timedelta
 from pathlib import Path
 
+import polars as pl
 import pytest
-from test_online_store import SPEC, T0, VIEW, Row, frame, held, toys
+from test_online_store import NAMES, SPEC, T0, VIEW, Row, frame, held, toys
 
 from features import materialize as materializing
 from features import newest
 from features.lake import Lake
 from features.materialize import Materialized, materialize
 from features.online_check import check_online
-from features.store import OnlineWriter, view_table, write_online
+from features.store import OnlineFeatures, OnlineWriter, view_table, write_online
 from perennial.errors import UnreachableError
 from perennial.settings import Settings
 from validation.verdict import Status
@@ -124,3 +125,22 @@ def test_a_store_that_does_not_answer_is_told(tmp_path: Path, free_port: int) ->
     Lake(settings, SPEC.name).append(TABLE, frame(("a", T0, T0, 1.0, 1.0)))
     with pytest.raises(UnreachableError, match="PERENNIAL_ONLINE_STORE_URL"):
         brought(settings)
+
+
+def test_a_service_that_reads_a_removed_file_reads_the_one_in_its_place(tmp_path: Path) -> None:
+    """It goes on with what it has until there is a new one."""
+    settings = Settings(home=tmp_path)
+    lake = Lake(settings, SPEC.name)
+    lake.append(TABLE, frame(("a", T0, T0, 1.0, 1.5)))
+    brought(settings)
+    served, reader = OnlineFeatures(SPEC, settings), OnlineWriter(SPEC, settings)
+    asked = pl.DataFrame({"toy": ["t"], "event_timestamp": [T0 + timedelta(hours=1)], "shop": ["a"], "price": [5.0]})
+    assert served.frame(asked).select(NAMES).rows() == [(1.0, 1.5)]
+    assert held(reader) == {"a": (T0, T0, 1.0, 1.5)}
+    for file in (settings.feast_dir / SPEC.name).glob("online.db*"):
+        file.unlink()
+    assert served.frame(asked).select(NAMES).rows() == [(1.0, 1.5)]
+    lake.append(TABLE, frame(("a", T0 + TICK, T0, 2.0, 2.5)))
+    assert brought(settings) == Materialized(VIEW.name, 1, 1)
+    assert served.frame(asked).select(NAMES).rows() == [(2.0, 2.5)]
+    assert held(reader) == {"a": (T0 + TICK, T0, 2.0, 2.5)}

@@ -176,3 +176,12 @@ def test_a_store_that_does_not_answer_is_told(tmp_path: Path, free_port: int) ->
     Lake(settings, SPEC.name).append(TABLE, frame(("a", T0, T0, 1.0, 1.0)))
     with pytest.raises(UnreachableError, match="PERENNIAL_ONLINE_STORE_URL"):
         checked(settings)
+
+
+@pytest.mark.parametrize(
+    ("kind", "mendable"),
+    [("missing online", 1), ("older online", 1), ("value differs", 1), ("newer online", 0), ("not offline", 0)],
+)
+def test_what_the_lake_holds_mends_what_is_missing_older_or_differs(kind: str, mendable: int) -> None:
+    assert ViewCheck("a", 9, {kind: 2}).mendable == bool(mendable)
+    assert not ViewCheck("a", 9).mendable
