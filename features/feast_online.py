@@ -94,6 +94,7 @@ class NewestSqliteOnlineStore(SqliteOnlineStore):
     """Feast's SQLite store, never with an older row over a newer one, and readable while it is written."""
 
     _conn: sqlite3.Connection | None = None
+    _read_file: tuple[int, int] | None = None
 
     def __init__(self) -> None:
         super().__init__()
@@ -236,8 +237,11 @@ class NewestSqliteOnlineStore(SqliteOnlineStore):
 
     def _get_conn(self, config: Any) -> sqlite3.Connection:
         """The connection that reads; another one writes, so that nobody reads what is not committed."""
-        if self._conn is None:
-            self._conn = _connect(self._get_db_path(config))
+        path = self._get_db_path(config)
+        file = _identity(path)
+        # SQLite refuses to write to a file that was removed, but would read from it for ever.
+        if self._conn is None or (file is not None and file != self._read_file):
+            self._conn, self._read_file = _connect(path), file
         return self._conn
 
     @contextmanager
@@ -342,6 +346,15 @@ def _connect(path: str) -> sqlite3.Connection:
         return connection
 
 
+def _identity(path: str) -> tuple[int, int] | None:
+    """Which file is at a path; None if there is none."""
+    try:
+        found = Path(path).stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 @contextmanager
 def _file_answers(path: str) -> Iterator[None]:
     try:
@@ -349,7 +362,8 @@ def _file_answers(path: str) -> Iterator[None]:
     except sqlite3.Error as error:
         kind = BlockedError if isinstance(error, sqlite3.OperationalError) else StateError
         raise kind(
-            f"the online store at {path} cannot be used ({error}); mend it, or remove it and write it again from the lake"
+            f"the online store at {path} cannot be used ({error}); mend it, or remove it and write it again from the lake "
+            "by `perennial features materialize PIPELINE`"
         ) from error
 
 

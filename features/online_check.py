@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
 import polars as pl
 
-from features.lake import CREATED_TIMESTAMP, EVENT_TIMESTAMP, Lake, scan
-from features.store import OnlineWriter, view_table
+from features.lake import CREATED_TIMESTAMP, EVENT_TIMESTAMP, Lake
+from features.newest import newest_rows
+from features.store import OnlineWriter
 from perennial.settings import Settings
 from pipelines.spec import FeatureView, PipelineSpec
 from validation.verdict import Status, Verdict
@@ -23,10 +24,9 @@ MISSING, OLDER, NEWER, DIFFERS, NOT_OFFLINE = KINDS = (
     "value differs",
     "not offline",
 )
+# What the lake's newest row, written online, puts right.
+MENDABLE = frozenset({MISSING, OLDER, DIFFERS})
 EXAMPLES = 5
-# What is held at once: rows while the newest of each key are found, and keys whose newest row is known.
-ROWS_AT_ONCE = 500_000
-KEYS_AT_ONCE = 1_000_000
 KEYS_A_READ = 10_000
 # An ingest at work writes online first and the lake a moment later, so a difference is looked at again after this.
 AGAIN_AFTER_S = 5.0
@@ -76,6 +76,11 @@ class ViewCheck:
     def differing(self) -> int:
         """Number of keys that are not the same."""
         return sum(self.differences.values())
+
+    @property
+    def mendable(self) -> bool:
+        """Whether some of them are put right by what the lake holds (features/materialize.py)."""
+        return not MENDABLE.isdisjoint(self.differences)
 
     @property
     def verdict(self) -> Verdict:
@@ -170,7 +175,7 @@ def compare(offline: pl.DataFrame, online: pl.DataFrame, view: FeatureView) -> p
 
 def _check_view(view: FeatureView, store: OnlineWriter, lake: Lake, again_after_s: float) -> ViewCheck:
     keys, first = 0, []
-    for mine, newest in _newest(lake, view):
+    for mine, newest in newest_rows(lake, view):
         offline = newest.get_column(view.entity)
         keys += newest.height
         for start in range(0, newest.height, KEYS_A_READ):
@@ -203,58 +208,7 @@ def _still(differing: pl.DataFrame, view: FeatureView, store: OnlineWriter, lake
     # Offline second: what is online was on its way into the lake already.
     found = [
         compare(newest, online.filter(mine), view)
-        for mine, newest in _newest(lake, view, pl.col(view.entity).is_in(wanted.implode()))
+        for mine, newest in newest_rows(lake, view, pl.col(view.entity).is_in(wanted.implode()))
     ]
     place = ["key", "online_at", "online_created"]
     return pl.concat(found).join(differing.select(place), on=place, how="semi", nulls_equal=True)
-
-
-def _newest(lake: Lake, view: FeatureView, wanted: pl.Expr | None = None) -> Iterator[tuple[pl.Expr, pl.DataFrame]]:
-    """The newest row of every key of a view's lake table, in slices of bounded size.
-
-    Returns:
-        For each slice, which keys are in it (an expression on the key), and their newest rows. There is always one.
-    """
-    key = pl.col(view.entity)
-    types = {
-        view.entity: pl.String(),
-        EVENT_TIMESTAMP: pl.Datetime("us", "UTC"),
-        CREATED_TIMESTAMP: pl.Datetime("us", "UTC"),
-    }
-    schema = pl.Schema({**types, **{a.name: pl.Float64() for a in view.aggregates}})
-    slices = deque([(0, 1)])
-    while slices:
-        part, of = slices.popleft()
-        newest, waiting, height = schema.to_frame(), [], 0
-        for batch in _batches(lake, view_table(view), tuple(schema)):
-            waiting.append(batch.filter(_slice(key, part, of), wanted if wanted is not None else pl.lit(True)))
-            height += waiting[-1].height
-            if height >= ROWS_AT_ONCE:
-                newest, waiting, height = _reduced(newest, waiting, view), [], 0
-            while newest.height > KEYS_AT_ONCE:
-                # Too many keys at once: half of them wait for a pass of their own.
-                slices.append((part + of, 2 * of))
-                of *= 2
-                newest = newest.filter(_slice(key, part, of))
-                waiting = [frame.filter(_slice(key, part, of)) for frame in waiting]
-        yield _slice(key, part, of), _reduced(newest, waiting, view)
-
-
-def _slice(key: pl.Expr, part: int, of: int) -> pl.Expr:
-    return key.hash(0) % of == part
-
-
-def _reduced(newest: pl.DataFrame, more: Sequence[pl.DataFrame], view: FeatureView) -> pl.DataFrame:
-    rows = pl.concat([newest, *more], how="vertical_relaxed")
-    return rows.sort(EVENT_TIMESTAMP, CREATED_TIMESTAMP).unique([view.entity], keep="last", maintain_order=True)
-
-
-def _batches(lake: Lake, table: str, columns: tuple[str, ...]) -> Iterator[pl.DataFrame]:
-    """A table's rows, a part of a file at a time; a column it does not have yet is null. No table: nothing."""
-    if not lake.exists(table):
-        return
-    target = lake.existing(table)
-    known = tuple(name for name in columns if name in target.schema().column_names)
-    for batch in scan(target, columns=known).to_arrow_batch_reader():
-        frame = pl.DataFrame(batch)
-        yield frame.with_columns(pl.lit(None).alias(n) for n in columns if n not in known).select(columns)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from features.lineage import FeatureLineage
+    from features.materialize import Materialized
     from features.online_check import Difference, ViewCheck
 
 app = typer.Typer(help="Features: where they come from, and whether online is offline.", no_args_is_help=True)
@@ -66,8 +67,35 @@ def check(pipeline: PipelineName) -> None:
     for found in checks:
         if found.verdict.status is verdict.status:
             console.print(f"{verdict.status.name}: {found.verdict.reason}", markup=False, highlight=False)
+    if any(found.mendable for found in checks):
+        console.print(
+            f"`perennial features materialize {pipeline}` writes the lake's newest rows online again.",
+            markup=False,
+            highlight=False,
+        )
     record_check(context.lake, checks, at)
     raise typer.Exit(0 if verdict.passed else 1)
+
+
+@app.command()
+def materialize(pipeline: PipelineName) -> None:
+    """Write the lake's newest row of every key online: after the online store lost its data, or a part of it.
+
+    A row that is newer online stays, so it can run beside an ingest, and again.
+    """
+    from features.materialize import materialize as write_newest
+    from features.store import OnlineWriter
+    from flows.context import open_context
+    from perennial.errors import StateError
+
+    context = open_context(pipeline)
+    online, keys = OnlineWriter(context.spec, context.settings), 0
+    for view in context.spec.views:
+        done = write_newest(online, context.lake, view)
+        print(told_of(done))
+        keys += done.keys
+    if not keys:
+        raise StateError(f"the lake holds no features of {pipeline} yet; run `perennial ingest {pipeline}` first")
 
 
 def lineage_tables(lineage: Sequence[FeatureLineage]) -> Iterator[Table]:
@@ -124,6 +152,14 @@ def told(example: Difference) -> str:
         values = f"offline {_number(example.offline_value)}, online {_number(example.online_value)}"
         return f"{start}, {example.feature} at {_moment(example.offline_at)} is {values}"
     return f"{start}, offline {_moment(example.offline_at)}, online {_moment(example.online_at)}"
+
+
+def told_of(done: Materialized) -> str:
+    """What was brought online of one view, as a sentence."""
+    if not done.keys:
+        return f"{done.view}: nothing in the lake"
+    newer = done.keys - done.written
+    return f"{done.view}: {done.written:,} keys written" + (f", {newer:,} newer online already" if newer else "")
 
 
 def span(seconds: str) -> str:

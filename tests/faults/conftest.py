@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis as redis_library
 from shop import Place, Shop
 
 PRELOADED = ["features.light_feast", "features.feast_online", "features.feast_lake", "features.feast_redis", "kafka"]
@@ -80,6 +81,11 @@ class Redis:
                     return
             time.sleep(0.02)
         pytest.fail((self.folder / "log").read_text()[-1000:])
+
+    def flush(self) -> None:
+        """Lose everything."""
+        with redis_library.Redis.from_url(self.url) as client:
+            client.flushall()
 
     def stop(self) -> None:
         if self.process:

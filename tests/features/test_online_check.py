@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 from test_online_store import SPEC, T0, VIEW, Row, frame, toys
 
-from features import online_check
+from features import newest, online_check
 from features.lake import Lake
 from features.online_check import Difference, ViewCheck, check_online, compare
 from features.store import OnlineWriter, view_table, write_online
@@ -74,8 +74,8 @@ def test_the_same_rows_pass_in_any_number_of_files_and_slices(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Slices and batches are made so small that there are many of each."""
-    monkeypatch.setattr(online_check, "ROWS_AT_ONCE", 50)
-    monkeypatch.setattr(online_check, "KEYS_AT_ONCE", 60)
+    monkeypatch.setattr(newest, "ROWS_AT_ONCE", 50)
+    monkeypatch.setattr(newest, "KEYS_AT_ONCE", 60)
     monkeypatch.setattr(online_check, "KEYS_A_READ", 7)
     lake, chosen = Lake(settings, SPEC.name), random.Random(5)
     rows: list[Row] = [
@@ -176,3 +176,12 @@ def test_a_store_that_does_not_answer_is_told(tmp_path: Path, free_port: int) ->
     Lake(settings, SPEC.name).append(TABLE, frame(("a", T0, T0, 1.0, 1.0)))
     with pytest.raises(UnreachableError, match="PERENNIAL_ONLINE_STORE_URL"):
         checked(settings)
+
+
+@pytest.mark.parametrize(
+    ("kind", "mendable"),
+    [("missing online", 1), ("older online", 1), ("value differs", 1), ("newer online", 0), ("not offline", 0)],
+)
+def test_what_the_lake_holds_mends_what_is_missing_older_or_differs(kind: str, mendable: int) -> None:
+    assert ViewCheck("a", 9, {kind: 2}).mendable == bool(mendable)
+    assert not ViewCheck("a", 9).mendable

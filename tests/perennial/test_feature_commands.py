@@ -70,6 +70,31 @@ def test_check_says_what_differs_by_its_exit_status_and_in_words(tmp_path: Path,
     assert "'d': missing online, offline 2026-03-01 12:00:00, online nothing" in " ".join(differing.stdout.split())
 
 
+def test_materialize_writes_what_check_finds_missing_and_check_names_it(tmp_path: Path, spec: PipelineSpec) -> None:
+    settings = Settings(home=tmp_path)
+    nothing = perennial(tmp_path, "features", "materialize", spec.name)
+    assert nothing.returncode == 2
+    for view in spec.views:
+        assert f"{view.name}: nothing in the lake" in nothing.stdout
+    assert f"run `perennial ingest {spec.name}` first" in nothing.stderr
+    mend = f"`perennial features materialize {spec.name}`"
+    lake, (view, *_) = Lake(settings, spec.name), spec.views
+    for each in spec.views:
+        lake.append(view_table(each), rows_of(each, ["a", "b", "c"], 1.0))
+    newer = rows_of(view, ["c"], 2.0).with_columns(pl.col("event_timestamp") + timedelta(seconds=1))
+    write_online(spec, settings, view, newer)
+    missing = perennial(tmp_path, "features", "check", spec.name)
+    assert missing.returncode == 1
+    assert mend in " ".join(missing.stdout.split())
+    done = perennial(tmp_path, "features", "materialize", spec.name)
+    assert done.returncode == 0, done.stderr
+    assert f"{view.name}: 2 keys written, 1 newer online already\n" in done.stdout
+    lake.append(view_table(view), newer)
+    equal = perennial(tmp_path, "features", "check", spec.name)
+    assert equal.returncode == 0, equal.stdout
+    assert mend not in " ".join(equal.stdout.split())
+
+
 def test_describe_shows_what_is_applied_and_what_has_changed(tmp_path: Path, spec: PipelineSpec) -> None:
     before = perennial(tmp_path, "features", "describe", spec.name)
     assert before.returncode == 2
