@@ -12,19 +12,23 @@ from polars.testing import assert_frame_equal
 
 from features import ingest
 from features.broker import ensure_topics
+from features.consumer import Batch
 from features.dead_letters import DEAD_LETTERS
 from features.events import encode
+from features.follow import Follower
 from features.ingest import ingest_topic, refresh_view
 from features.lake import Lake
 from features.producer import open_producer
+from features.records import Records
 from features.replay import replay
 from features.store import OnlineFeatures, historical, view_table
+from features.tail import Tail
 from features.topic_stream import TopicStream, topic_schema
 from features.windows import build_features
-from perennial.errors import ConflictError
+from perennial.errors import BlockedError, ConflictError
 from perennial.scaffold import init_pipeline
 from perennial.settings import Settings
-from pipelines.spec import PipelineSpec, add_pipelines_dir, load_pipeline
+from pipelines.spec import Aggregate, EventField, PipelineSpec, add_pipelines_dir, load_pipeline
 
 FIRST = datetime(2024, 1, 2, tzinfo=UTC)
 NOW = datetime(2024, 1, 5, tzinfo=UTC)
@@ -243,3 +247,59 @@ def test_a_slow_ingest_that_another_overtakes_doubles_nothing_and_goes_on(
     assert ingest_topic(kafka_settings, lake, event, NOW).ingested == 0
     assert lake.rows(event.table) == len(values)
     assert lake.offsets(event.table) == {0: len(values)}
+
+
+def test_a_topic_that_begins_late_is_built_in_one_step(
+    lake: Lake, kafka_settings: Settings, spec: PipelineSpec
+) -> None:
+    view = spec.views[0]
+    event = spec.event(view.topic)
+    values = encode(spec.replay(FIRST, FIRST + timedelta(hours=3))[event.topic], event)
+    first = 10**9
+    stream = TopicStream(kafka_settings, lake, event)
+    stream.take(Batch(Records.of((0, first + i, None, v) for i, v in enumerate(values)), {0: first + len(values)}), NOW)
+    stream.commit()
+    assert lake.first_offsets(event.table) == {0: first}
+    assert refresh_view(kafka_settings, lake, spec, view).rows > 0
+    assert len(lake.existing(view_table(view)).metadata.snapshots) == 1
+    assert_same_features_of(lake, spec, view.name)
+
+
+def assert_same_features_of(lake: Lake, spec: PipelineSpec, name: str) -> None:
+    view = next(v for v in spec.views if v.name == name)
+    built = build_features(lake.read(spec.event(view.topic).table), view, spec.event(view.topic))
+    columns = [view.entity, "event_timestamp", *(a.name for a in view.aggregates)]
+    found = lake.read(view_table(view)).sort("event_timestamp", view.entity)
+    assert_frame_equal(found.select(columns), built.select(columns), rel_tol=1e-9)
+
+
+def test_a_field_that_is_new_in_the_pipeline_needs_no_event_and_no_migration(
+    kafka_settings: Settings, lake: Lake, spec: PipelineSpec
+) -> None:
+    replay(kafka_settings, spec, FIRST, FIRST + timedelta(days=1))
+    take_in(kafka_settings, lake, spec)
+    view = spec.views[0]
+    event = spec.event(view.topic)
+    tip = EventField(name="tip", type="float", nullable=True)
+    later = event.model_copy(update={"fields": (*event.fields, tip)})
+    wanted = Aggregate(name="tip_mean_1d", field="tip", function="mean", window_s=86_400)
+    with_tip = view.model_copy(update={"aggregates": (*view.aggregates, wanted)})
+    newest = TopicStream(kafka_settings, lake, later).newest
+    tail = Tail(lake, with_tip, later, newest)
+    assert tail.build(pl.DataFrame(schema=topic_schema(later))).height == 0
+    assert lake.read(later.table, columns=("tip",))["tip"].null_count() == lake.rows(later.table)
+
+
+def test_a_follower_that_could_not_keep_what_it_read_says_so(
+    kafka_settings: Settings, lake: Lake, spec: PipelineSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ensure_topics(kafka_settings, [e.topic for e in spec.events])
+    follower = Follower(kafka_settings, lake, spec, 0.1, 1_000, lambda _: None)
+
+    def full(_: TopicStream) -> None:
+        follower.stop()
+        raise BlockedError("the disk is full")
+
+    monkeypatch.setattr(TopicStream, "commit", full)
+    with pytest.raises(BlockedError, match="disk is full"):
+        follower.run()
