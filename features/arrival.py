@@ -37,7 +37,7 @@ class Counts:
     Attributes:
         ingested: records that became events.
         dead_lettered: records that did not.
-        late: events that came after a newer one of their partition.
+        late: events, not copies, that came after a newer one of their partition.
         too_late: those of them that came later than the topic's stated lateness, and correct nothing.
         duplicates: events that were here before.
     """
@@ -59,7 +59,7 @@ class Counts:
     @classmethod
     def of(cls, marked: pl.DataFrame, dead_lettered: int, event: EventSpec) -> Counts:
         """Counts of one batch of marked events."""
-        late = marked.get_column(LATE_S)
+        late = marked.filter(~pl.col(IS_DUPLICATE)).get_column(LATE_S)
         return cls(
             ingested=marked.height,
             dead_lettered=dead_lettered,

@@ -115,7 +115,13 @@ def check_online(
         UnreachableError: the online store does not answer.
     """
     store = OnlineWriter(spec, settings)
-    return tuple(_check_view(view, store, lake, again_after_s) for view in spec.views)
+    looked = [(view, *_look(view, store, lake)) for view in spec.views]
+    if any(differing.height for _, _, differing in looked):
+        time.sleep(again_after_s)
+    return tuple(
+        _told(view, keys, _still(differing, view, store, lake) if differing.height else differing)
+        for view, keys, differing in looked
+    )
 
 
 def compare(offline: pl.DataFrame, online: pl.DataFrame, view: FeatureView) -> pl.DataFrame:
@@ -173,7 +179,8 @@ def compare(offline: pl.DataFrame, online: pl.DataFrame, view: FeatureView) -> p
     ).sort("key")
 
 
-def _check_view(view: FeatureView, store: OnlineWriter, lake: Lake, again_after_s: float) -> ViewCheck:
+def _look(view: FeatureView, store: OnlineWriter, lake: Lake) -> tuple[int, pl.DataFrame]:
+    """How many keys a view has, and those that differ now."""
     keys, first = 0, []
     for mine, newest in newest_rows(lake, view):
         offline = newest.get_column(view.entity)
@@ -186,13 +193,16 @@ def _check_view(view: FeatureView, store: OnlineWriter, lake: Lake, again_after_
             unknown = told.filter(~pl.col(view.entity).is_in(offline.implode())).get_column(view.entity)
             first.append(compare(newest.clear(), store.read(view, unknown.to_list()), view))
     if not first:
-        return ViewCheck(view.name, 0)
+        return 0, pl.DataFrame({"key": []})
     # Redis may tell a key twice.
     differing = pl.concat(first).unique("key", maintain_order=True)
     keys += differing.filter(pl.col("kind") == NOT_OFFLINE).height
-    if differing.height:
-        time.sleep(again_after_s)
-        differing = _still(differing, view, store, lake)
+    return keys, differing
+
+
+def _told(view: FeatureView, keys: int, differing: pl.DataFrame) -> ViewCheck:
+    if not differing.height:
+        return ViewCheck(view.name, keys)
     counts = Counter(differing.get_column("kind").to_list())
     few = differing.group_by("kind", maintain_order=True).head(EXAMPLES).drop("online_created")
     examples = sorted((Difference(**row) for row in few.iter_rows(named=True)), key=lambda d: KINDS.index(d.kind))

@@ -22,35 +22,22 @@ TableName = Annotated[str | None, typer.Option("--table", help="Only this table;
 @app.command()
 def history(pipeline: PipelineName, table: TableName = None) -> None:
     """Show each table's snapshots, newest first: when, what was added, up to which Kafka positions, and their names."""
-    from rich.console import Console
-    from rich.table import Table
-
     from features.maintenance import history as snapshots
     from features.maintenance import tables_of
 
     lake = _lake(pipeline)
-    console = Console()
-    for name in tables_of(lake, table):
-        shown = Table(title=f"{pipeline}.{name}", title_justify="left", caption_justify="left")
-        for heading in ("snapshot", "committed (UTC)", "operation"):
-            shown.add_column(heading, no_wrap=True)
-        for heading in ("rows added", "rows", "files", "size"):
-            shown.add_column(heading, justify="right", no_wrap=True)
-        shown.add_column("Kafka positions")
-        shown.add_column("names")
+    for name in tables_of(lake, _own(pipeline, table)):
+        print(f"{pipeline}.{name}")
         for line in snapshots(lake, name):
-            shown.add_row(
-                str(line.snapshot_id),
-                f"{line.committed:%Y-%m-%d %H:%M:%S}",
-                line.operation,
-                f"{line.added_rows:,}" if line.operation == "append" else "",
-                f"{line.total_rows:,}",
-                f"{line.files:,}",
-                _size(line.size_bytes),
-                _positions(line.offsets),
-                ", ".join(line.names),
+            added = f"+{line.added_rows:,}" if line.operation == "append" else ""
+            print(
+                f"  {line.committed:%Y-%m-%d %H:%M:%S}  {line.operation:<8} {added:>12} {line.total_rows:>14,} rows "
+                f"{line.files:>7,} files {_size(line.size_bytes):>9}"
             )
-        console.print(shown)
+            more = [f"snapshot {line.snapshot_id}"]
+            more += [f"up to {_positions(line.offsets)}"] if line.offsets else []
+            more += [f"named {', '.join(line.names)}"] if line.names else []
+            print(f"    {'; '.join(more)}")
 
 
 @app.command()
@@ -60,7 +47,7 @@ def compact(pipeline: PipelineName, table: TableName = None) -> None:
     from features.maintenance import tables_of
 
     lake = _lake(pipeline)
-    for name in tables_of(lake, table):
+    for name in tables_of(lake, _own(pipeline, table)):
         done = rewrite(lake, name)
         told = f"{done.files_before:,} files -> {done.files_after:,}, {done.rewritten_rows:,} rows written again"
         print(f"{name}: {told if done.commits else f'{done.files_before:,} files, nothing to do'}")
@@ -86,12 +73,17 @@ def expire(
     from flows.context import moment
 
     lake = _lake(pipeline)
-    for name in tables_of(lake, table):
+    for name in tables_of(lake, _own(pipeline, table)):
         done = let_go(lake, name, keep, timedelta(hours=older_than), moment(None))
         print(
             f"{name}: {done.snapshots_gone:,} snapshots let go, {done.snapshots_kept:,} kept; "
-            f"{done.files_deleted:,} files deleted ({_size(done.deleted_bytes)})"
+            f"{done.files_deleted:,} files older than {older_than:g} h deleted ({_size(done.deleted_bytes)})"
         )
+
+
+def _own(pipeline: str, table: str | None) -> str | None:
+    """A table's name within its pipeline, which may be given with it."""
+    return table.removeprefix(f"{pipeline}.") if table else None
 
 
 def _lake(pipeline: str) -> Lake:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -46,13 +47,17 @@ def test_history_shows_each_tables_snapshots_with_their_positions_and_names(lake
     lake.pin("departed", first, "training")
     shown = said("history", "flights")
     assert shown.index("flights.arrived") < shown.index("flights.departed")
-    newer = next(line for line in shown.splitlines() if str(second) in line)
-    older = next(line for line in shown.splitlines() if str(first) in line)
+    lines = shown.splitlines()
+    assert max(map(len, lines)) <= 80
+    # Two lines a snapshot.
+    newer = next(one + two for one, two in itertools.pairwise(lines) if str(second) in two)
+    older = next(one + two for one, two in itertools.pairwise(lines) if str(first) in two)
     assert "append" in newer
     assert "0: 1,001" in newer
     assert "training" in older
     assert "training" not in newer
     assert "flights.arrived" not in said("history", "flights", "--table", "departed")
+    assert "departed" in said("history", "flights", "--table", "flights.departed")
 
 
 def test_compact_and_expire_tell_what_they_did(lake: Lake) -> None:
@@ -61,7 +66,7 @@ def test_compact_and_expire_tell_what_they_did(lake: Lake) -> None:
     assert said("compact", "flights") == "departed: 5 files -> 1, 5 rows written again\n"
     assert said("compact", "flights") == "departed: 1 files, nothing to do\n"
     # A day ago nothing of this was there.
-    assert said("expire", "flights") == "departed: 2 snapshots let go, 4 kept; 0 files deleted (0 B)\n"
+    assert said("expire", "flights") == "departed: 2 snapshots let go, 4 kept; 0 files older than 24 h deleted (0 B)\n"
     told = said("expire", "flights", "--keep", "1", "--older-than", "0", "--table", "departed")
     assert told.startswith("departed: 3 snapshots let go, 1 kept; ")
     assert len(list((lake.settings.root / "lake").rglob("*.parquet"))) == 1
