@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 FRAME_BYTES = 5  # https://docs.confluent.io/platform/current/schema-registry/fundamentals/serdes-develop/#wire-format
 REGISTRY_TIMEOUT_S = 10.0
 NO_SUCH_SCHEMA = 40403
+MAX_FIELDS = 10_000
 Schema = dict[str, Any]
 
 
@@ -133,9 +135,8 @@ def _prepared(text: str, number: int) -> Schema | str:
         return f"Avro schema {number} cannot be parsed: {error!r:.200}"
     if not isinstance(schema, dict) or schema["type"] not in ("record", "error"):
         return f"Avro schema {number} is no record's"
-    named: dict[str, bool] = {}
     try:
-        _takes_bytes(schema, named, ())
+        _held_by(schema, {}, ())
     except UnsafeSchemaError as error:
         return f"Avro schema {number} is not read: {error}"
     return schema
@@ -145,39 +146,60 @@ class UnsafeSchemaError(ValueError):
     """A few bytes in this schema can hold a document without bounds."""
 
 
-def _takes_bytes(schema: Any, named: dict[str, bool], within: tuple[str, ...]) -> bool:
-    """Whether every value of a schema takes at least one byte.
+@dataclass(frozen=True)
+class _Held:
+    """What every value of a schema is.
+
+    Attributes:
+        bytes: whether it takes at least one byte.
+        fields: how many it has at most, those of records within it included; of an array or a map, with one item.
+    """
+
+    bytes: bool
+    fields: int = 0
+
+
+def _held_by(schema: Any, named: dict[str, _Held], within: tuple[str, ...]) -> _Held:
+    """What the values of a schema hold; a type with a name is looked at once, however often it is used.
+
+    Args:
+        schema: or a part of one, as fastavro parsed it.
+        named: what is known already, by name; more is put into it.
+        within: names of the records around it.
 
     Raises:
         UnsafeSchemaError: a type holds itself, so that a value can be nested as deep as it is long, which ends the process;
-            or an array's items may take no bytes, so that nine bytes hold 2^63 of them.
+            or an array's items may take no bytes, so that nine bytes hold 2^63 of them; or a record has too many fields
+            within fields, of which n records that each hold the next one twice make 2^n.
     """
     if isinstance(schema, list):
-        for choice in schema:
-            _takes_bytes(choice, named, within)
-        return True  # the number of the choice
+        choices = [_held_by(choice, named, within) for choice in schema]
+        return _Held(True, max((choice.fields for choice in choices), default=0))  # a byte for the number of the choice
     if isinstance(schema, str):
         if schema in within:
             raise UnsafeSchemaError(f"its type {schema!r} holds itself")
-        return named.get(schema, schema != "null")
+        return named.get(schema, _Held(schema != "null"))
     kind, name = schema["type"], schema.get("name", "")
     if kind in ("record", "error"):
-        takes = [_takes_bytes(field["type"], named, (*within, name)) for field in schema["fields"]]
-        named[name] = any(takes)
+        held = [_held_by(field["type"], named, (*within, name)) for field in schema["fields"]]
+        fields = sum(1 + one.fields for one in held)
+        if fields > MAX_FIELDS:
+            raise UnsafeSchemaError(
+                f"with the records within it, its type {name!r} has more than {MAX_FIELDS:,} fields"
+            )
+        named[name] = _Held(any(one.bytes for one in held), fields)
         return named[name]
-    if kind == "array":
-        if not _takes_bytes(schema["items"], named, within):
+    if kind in ("array", "map"):
+        item = _held_by(schema["items" if kind == "array" else "values"], named, within)
+        if kind == "array" and not item.bytes:
             raise UnsafeSchemaError("the items of an array take no bytes")
-        return True
-    if kind == "map":
-        _takes_bytes(schema["values"], named, within)
-        return True
+        return _Held(True, item.fields)
     if kind == "fixed":
-        named[name] = schema["size"] > 0
+        named[name] = _Held(schema["size"] > 0)
         return named[name]
     if kind == "enum":
-        return True
-    return _takes_bytes(kind, named, within)
+        return _Held(True)
+    return _held_by(kind, named, within)
 
 
 def read_avro(values: Sequence[bytes | None], event: EventSpec, now: datetime, schemas: WriterSchemas) -> Read:

@@ -20,6 +20,7 @@ from perennial.settings import Settings
 if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
     from pyiceberg.catalog.sql import SqlCatalog
+    from sqlalchemy.engine import URL
 
 CATALOG_SETTING, WAREHOUSE_SETTING = "PERENNIAL_LAKE_CATALOG_URI", "PERENNIAL_LAKE_WAREHOUSE"
 SCHEMES = ("sqlite", "postgresql", "postgres", "postgresql+psycopg", "glue")
@@ -37,7 +38,7 @@ def catalog_of(settings: Settings) -> Catalog:
     """The catalog that the settings name; opened once a process.
 
     Raises:
-        UsageError: the address is of no kind known here.
+        UsageError: the address is none, or of no kind known here.
         StateError: the catalog cannot be used as it is.
         UnreachableError: it does not answer.
     """
@@ -79,10 +80,9 @@ def _open_glue(uri: str, properties: dict[str, Any]) -> Catalog:
 
 def _open_sql(uri: str, properties: dict[str, Any]) -> Catalog:
     from pyiceberg.catalog.sql import SqlCatalog
-    from sqlalchemy.engine import make_url
     from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 
-    url = make_url(uri)
+    url = _parsed(uri)
     # Of two processes that open a new catalog at once, one finds the tables made between its look and its making.
     overtaken: tuple[type[Exception], ...] = (IntegrityError, ProgrammingError)
     if url.drivername == "sqlite":
@@ -174,16 +174,32 @@ def _failures(uri: str) -> tuple[type[Exception], ...]:
 
 
 def shown(uri: str) -> str:
-    """The address without its password."""
+    """The address without its password.
+
+    Raises:
+        UsageError: it is no address of a database.
+    """
+    return uri if uri.startswith("glue:") else _parsed(uri).render_as_string(hide_password=True)
+
+
+def _parsed(uri: str) -> URL:
+    """An address of a database, in its parts.
+
+    Raises:
+        UsageError: it is none, or its password has an @ as it is, so that the rest of the password would be the host.
+    """
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError
 
-    if uri.startswith("glue:"):
-        return uri
-    try:
-        return make_url(uri).render_as_string(hide_password=True)
-    except ArgumentError:
-        return "(not a database address)"
+    with suppress(ArgumentError, ValueError):
+        url = make_url(uri)
+        if "@" not in (url.host or ""):
+            return url
+    # Neither the address nor what SQLAlchemy says of it: both may hold a piece of the password.
+    raise UsageError(
+        f"{CATALOG_SETTING} is no address of a database; write sqlite:///FILE or postgresql://USER:PASSWORD@HOST:PORT/DATABASE, "
+        "with %-codes for special characters such as @, : and / in the password"
+    )
 
 
 def _as_text(value: object) -> str:

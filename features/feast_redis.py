@@ -43,6 +43,14 @@ from perennial.errors import StateError, UnreachableError, UsageError
 CONNECT_S = 3.0
 ANSWER_S = 10.0
 KEYS_A_PIPELINE = 2_000
+# What Redis answers during a failover or while its memory is full: later it does the same gladly. One that still loads its
+# data is a ConnectionError to redis-py.
+NOT_NOW = (
+    redis.exceptions.ReadOnlyError,
+    redis.exceptions.OutOfMemoryError,
+    redis.exceptions.TryAgainError,
+    redis.exceptions.ClusterDownError,
+)
 # Compares and writes one key. Both sides of a comparison are Timestamps as Protobuf writes them: seconds and nanoseconds,
 # each a varint, a number that is 0 left out. Numbers of Lua are doubles, too short for one number of microseconds.
 WRITE_NEWEST = """
@@ -269,6 +277,11 @@ def _redis_answers(config: Any) -> Iterator[None]:
         raise UnreachableError(
             f"the online store {shown(config.url.get_secret_value())} does not answer ({error}); start it, "
             "or see PERENNIAL_ONLINE_STORE_URL"
+        ) from error
+    except NOT_NOW as error:
+        raise UnreachableError(
+            f"the online store {shown(config.url.get_secret_value())} cannot do it now ({error}); give it memory or its "
+            "master back, or see PERENNIAL_ONLINE_STORE_URL"
         ) from error
     except redis.RedisError as error:
         raise StateError(

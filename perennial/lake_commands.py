@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="The event lake: its snapshots and files.", no_args_is_help=True)
 
+# Longer than any commit: until it commits, a writer's files look like files that nobody needs.
+LEAST_HOURS = 1.0
+
 TableName = Annotated[str | None, typer.Option("--table", help="Only this table; default all of the pipeline's.")]
 
 
@@ -63,7 +66,8 @@ def expire(
     older_than: Annotated[
         float,
         typer.Option(
-            help="Hours: younger files are left, because a writer at work may not have committed them yet.", min=0
+            help="Hours, 1 at least: younger files are left, because a writer at work may not have committed them yet.",
+            min=LEAST_HOURS,
         ),
     ] = 24.0,
 ) -> None:

@@ -5,6 +5,7 @@ import logging
 from typing import Any
 
 import pytest
+from redis import Redis
 from shop import (
     Place,
     Shop,
@@ -61,4 +62,22 @@ def test_a_follower_takes_events_in_while_the_online_store_is_down_and_brings_th
         shop.send(20)
         wait_until(lambda: all_is_in(place))
     assert "does not answer" in caplog.text
+    assert_everything_counts_once(place)
+
+
+def test_a_follower_outlives_a_failover_of_the_online_store(
+    place: Place, shop: Shop, redis: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Until the new master is found, Redis is a replica, which takes no writes."""
+    client = Redis.from_url(redis.url)
+    with caplog.at_level(logging.WARNING, "features.follow"), running(make_follower(place)):
+        shop.send(100)
+        wait_until(lambda: all_is_in(place))
+        client.replicaof("127.0.0.1", redis.port)
+        shop.send(100)
+        wait_until(lambda: "read only replica" in caplog.text and events_in(place))
+        assert not all_is_in(place)
+        client.replicaof("NO", "ONE")
+        shop.send(20)
+        wait_until(lambda: all_is_in(place))
     assert_everything_counts_once(place)

@@ -271,6 +271,16 @@ def test_types_of_avro_are_read_as_the_fields_of_the_event_or_refused(
         assert expected in decoded.dead_letters["reason"][0]
 
 
+def doubling(levels: int, leaf: Any = "null") -> dict[str, Any]:
+    """R0 holds R1 twice, R1 holds R2 twice, ...; the last record holds the leaf twice: 2 + 4 + ... + 2^levels fields."""
+    within = leaf
+    for level in reversed(range(levels)):
+        again = within["name"] if isinstance(within, dict) else within
+        fields = [{"name": "a", "type": within}, {"name": "b", "type": again}]
+        within = {"type": "record", "name": f"R{level}", "fields": fields}
+    return dict(within)
+
+
 UNSAFE = {
     "a list without end": (
         {"type": "record", "name": "Node", "fields": [{"name": "next", "type": ["null", "Node"]}]},
@@ -284,6 +294,37 @@ UNSAFE = {
         "take no bytes",
     ),
 }
+
+
+def test_a_schema_whose_records_double_is_read_up_to_ten_thousand_fields(event: EventSpec, registry: Registry) -> None:
+    """Of 12 levels there are 8,190 fields; with the field that holds them and the event's seven, 8,198."""
+    schemas = WriterSchemas(event.avro_schemas, registry.url)
+    number = registry.register("toys", with_fields({"name": "more", "type": doubling(12)}))
+    value = b"\0" + number.to_bytes(4, "big") + framed(GOOD)[5:]
+    decoded = read([value], event, schemas)
+    assert decoded.dead_letters.is_empty()
+    assert decoded.events["extra"][0].count("null") == 2**12
+
+
+@pytest.mark.parametrize("levels", [13, 18, 80])
+@pytest.mark.parametrize("leaf", ["null", "int"])
+@pytest.mark.parametrize("around", ["itself", "a choice", "an array", "a map"])
+def test_a_schema_whose_records_double_further_is_not_read(
+    levels: int, leaf: str, around: str, event: EventSpec, registry: Registry
+) -> None:
+    """Of 13 levels there are 16,382 fields, of 80 more than could ever be counted one by one."""
+    record = doubling(levels, leaf)
+    types: dict[str, Any] = {
+        "itself": record,
+        "a choice": ["null", record],
+        "an array": {"type": "array", "items": {**record, "fields": [*record["fields"], {"name": "c", "type": "int"}]}},
+        "a map": {"type": "map", "values": record},
+    }
+    number = registry.register("toys", with_fields({"name": "more", "type": types[around]}))
+    value = b"\0" + number.to_bytes(4, "big") + framed(GOOD)[5:]
+    told = only_reason(value, event, WriterSchemas(event.avro_schemas, registry.url))
+    assert told.startswith(f"Avro schema {number} is not read: ")
+    assert "more than 10,000 fields" in told
 
 
 @pytest.mark.parametrize("what", UNSAFE)

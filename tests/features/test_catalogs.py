@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+import traceback
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -18,6 +19,7 @@ from moto.glue.responses import GlueResponse
 from moto.server import ThreadedMotoServer
 from postgres import postgres as postgres  # a fixture
 
+from features.catalog import shown
 from features.compaction import compact
 from features.lake import Lake
 from features.maintenance import expire, history
@@ -265,6 +267,27 @@ def test_a_catalog_of_an_unknown_kind_is_told_with_the_kinds_there_are(uri: str,
     with pytest.raises(UsageError, match=r"PERENNIAL_LAKE_CATALOG_URI.*sqlite.*postgresql.*glue") as caught:
         Lake(Settings(home=tmp_path, lake_catalog_uri=uri), "toys").append("sold", sold(0))
     assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "postgresql://u:s3cr@t:zebra@localhost/db",
+        "postgresql://u:s3cr@t:zebra@localhost:5432/db",
+        "postgresql://u:s3cr@t:zebra",
+        "postgresql://u:s3cr",
+        "postgresql://u:s3cr@zebra@localhost/db",
+    ],
+)
+def test_an_address_that_cannot_be_read_is_told_without_a_piece_of_its_password(uri: str, tmp_path: Path) -> None:
+    lake = Lake(Settings(home=tmp_path, lake_catalog_uri=uri), "toys")
+    for use in (lake.tables, lambda: shown(uri)):
+        with pytest.raises(UsageError, match=r"PERENNIAL_LAKE_CATALOG_URI.*%-codes") as caught:
+            use()
+        # All that a traceback would show.
+        told = "".join(traceback.format_exception(caught.value, limit=0))
+        assert "s3cr" not in told
+        assert "zebra" not in told
 
 
 def test_options_may_be_numbers_and_truths_as_in_json(tmp_path: Path, aws: str) -> None:

@@ -161,6 +161,41 @@ def test_a_created_time_that_the_store_does_not_know_is_no_difference() -> None:
     assert compare(offline, online, VIEW).select("key", "kind").rows() == [("b", "value differs")]
 
 
+MEAN = (0.1 + 0.2 + 0.3) / 3
+VALUES: dict[str, tuple[float | None, float | None, bool]] = {
+    "a mean added up in another order": (MEAN, (0.3 + 0.2 + 0.1) / 3, True),
+    "of a large mean a part in ten thousand millions": (4e12, 4e12 + 400, True),
+    "of a large mean a part in a hundred millions": (4e12, 4e12 + 40_000, False),
+    "of a small mean a part in a hundred millions": (-4e-3, -4e-3 - 4e-11, False),
+    "what is left of a sum that is zero": (0.0, 5e-13, True),
+    "zero and a small number": (0.0, 1e-11, False),
+    "opposite signs": (1.0, -1.0, False),
+    "null and null": (None, None, True),
+    "null and zero": (None, 0.0, False),
+    "zero and null": (0.0, None, False),
+    "NaN and NaN": (math.nan, math.nan, True),
+    "NaN and a number": (math.nan, 1.0, False),
+    "null and NaN": (None, math.nan, False),
+    "infinity and infinity": (math.inf, math.inf, True),
+    "infinity and a number": (math.inf, 1e308, False),
+    "infinity and its opposite": (math.inf, -math.inf, False),
+    "NaN and infinity": (math.nan, math.inf, False),
+}
+
+
+@pytest.mark.parametrize("what", VALUES)
+def test_values_that_differ_only_in_their_last_bits_are_the_same(what: str) -> None:
+    offline, online, same = VALUES[what]
+    for one, other in ((offline, online), (online, offline)):
+        found = compare(frame(("a", T0, T0, 1.0, one)), frame(("a", T0, T0, 1.0, other)), VIEW)
+        assert found["feature"].to_list() == ([] if same else ["shop_price_last_1h"])
+
+
+def test_a_mean_that_was_added_up_in_another_order_is_not_the_same_double() -> None:
+    one, other, _ = VALUES["a mean added up in another order"]
+    assert one != other
+
+
 def test_of_rows_of_one_moment_the_one_created_last_is_the_newest(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path)
     lake = Lake(settings, SPEC.name)

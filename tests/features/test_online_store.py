@@ -9,13 +9,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
+import redis
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -451,12 +452,59 @@ def test_an_address_that_is_none_is_told_without_its_password(tmp_path: Path, ur
     assert "ter2" not in shown(url)
 
 
-def test_a_redis_that_refuses_writes_is_told(tmp_path: Path) -> None:
-    server = start_redis(tmp_path, "--maxmemory", "1mb", "--maxmemory-policy", "noeviction")
+def test_a_redis_that_does_not_let_the_user_write_is_told(tmp_path: Path) -> None:
+    server = start_redis(tmp_path)
     try:
-        settings = Settings(home=tmp_path / "home", online_store_url=server.url)
-        with pytest.raises(StateError, match=r"refused \(.*maxmemory.*\); mend it"):
-            write_online(SPEC, settings, VIEW, frame(*((f"k{i}", T0, T0, 1.0, 2.0) for i in range(20_000))))
+        may = ["+@read", "+@connection", "+@scripting"]
+        server.client.acl_setuser("reader", enabled=True, passwords=["+letters"], keys=["*"], commands=may)
+        url = f"redis://reader:letters@127.0.0.1:{server.port}/2"
+        with pytest.raises(StateError, match=r"refused \(.*can't run this command.*\); mend it"):
+            write_online(
+                SPEC, Settings(home=tmp_path / "home", online_store_url=url), VIEW, frame(("a", T0, T0, 1.0, 2.0))
+            )
+    finally:
+        server.stop()
+
+
+def fill_memory(client: redis.Redis) -> Callable[[], Any]:
+    client.config_set("maxmemory", 1)
+    return lambda: client.config_set("maxmemory", 0)
+
+
+def fail_over(client: redis.Redis) -> Callable[[], Any]:
+    """It becomes a replica, of a master that is not there."""
+    client.replicaof("127.0.0.1", free_port())
+    return lambda: client.replicaof("NO", "ONE")
+
+
+def lose_the_master(client: redis.Redis) -> Callable[[], Any]:
+    client.config_set("replica-serve-stale-data", "no")
+    return fail_over(client)
+
+
+@pytest.mark.parametrize(
+    ("trouble", "said"),
+    [
+        (fill_memory, "used memory > 'maxmemory'"),
+        (fail_over, "can't write against a read only replica"),
+        (lose_the_master, "Link with MASTER is down"),
+    ],
+)
+def test_what_redis_cannot_do_just_now_is_told_as_what_can_be_waited_for(
+    tmp_path: Path, trouble: Callable[[redis.Redis], Callable[[], Any]], said: str
+) -> None:
+    server = start_redis(tmp_path, "--maxmemory-policy", "noeviction")
+    try:
+        writer = OnlineWriter(SPEC, Settings(home=tmp_path / "home", online_store_url=server.url))
+        writer.write(VIEW, frame(("a", T0, T0, 1.0, 2.0)))
+        mend = trouble(server.client)
+        with pytest.raises(UnreachableError, match="PERENNIAL_ONLINE_STORE_URL") as told:
+            writer.write(VIEW, frame(("b", T0, T0, 3.0, 4.0)))
+        assert said in str(told.value)
+        assert f"redis://:***@127.0.0.1:{server.port}/2" in str(told.value)
+        mend()
+        writer.write(VIEW, frame(("b", T0, T0, 3.0, 4.0)))
+        assert held(writer) == {"a": (T0, T0, 1.0, 2.0), "b": (T0, T0, 3.0, 4.0)}
     finally:
         server.stop()
 

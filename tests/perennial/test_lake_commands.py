@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -68,6 +70,11 @@ def test_compact_and_expire_tell_what_they_did(lake: Lake) -> None:
     # A day ago nothing of this was there.
     assert said("expire", "flights") == "departed: 2 snapshots let go, 4 kept; 0 files older than 24 h deleted (0 B)\n"
     told = said("expire", "flights", "--keep", "1", "--older-than", "0", "--table", "departed")
+    assert said("expire", "flights") == "departed: 2 snapshots let go, 4 kept; 0 files deleted (0 B)\n"
+    two_hours_ago = time.time() - 2 * 3600
+    for file in (lake.settings.root / "lake").rglob("*.*"):
+        os.utime(file, (two_hours_ago, two_hours_ago))
+    told = said("expire", "flights", "--keep", "1", "--older-than", "1", "--table", "departed")
     assert told.startswith("departed: 3 snapshots let go, 1 kept; ")
     assert len(list((lake.settings.root / "lake").rglob("*.parquet"))) == 1
     assert sorted(lake.read("departed")["number"]) == [0, 1, 2, 3, 4]
@@ -92,5 +99,17 @@ def test_what_is_not_there_is_told_in_a_sentence(command: str, lake: Lake) -> No
 def test_keeping_no_snapshot_is_refused(lake: Lake) -> None:
     append(lake, 0)
     assert CliRunner().invoke(app, ["lake", "expire", "flights", "--keep", "0"]).exit_code == 2
-    assert CliRunner().invoke(app, ["lake", "expire", "flights", "--older-than", "-1"]).exit_code == 2
     assert len(lake.existing("departed").metadata.snapshots) == 1
+
+
+@pytest.mark.parametrize("hours", ["-1", "0", "0.99"])
+def test_files_of_the_last_hour_cannot_be_deleted_because_a_writer_may_be_at_work(hours: str, lake: Lake) -> None:
+    append(lake, 0)
+    data = next((lake.settings.root / "lake").rglob("*.parquet"))
+    # Written, and not committed yet.
+    written = data.with_name("written.parquet")
+    written.write_bytes(data.read_bytes())
+    refused = CliRunner().invoke(app, ["lake", "expire", "flights", "--older-than", hours])
+    assert refused.exit_code == 2
+    assert "0 files deleted" in said("expire", "flights", "--older-than", "1")
+    assert written.exists()
