@@ -34,8 +34,8 @@ def history(pipeline: PipelineName, table: TableName = None) -> None:
         for line in snapshots(lake, name):
             added = f"+{line.added_rows:,}" if line.operation == "append" else ""
             print(
-                f"  {line.committed:%Y-%m-%d %H:%M:%S}  {line.operation:<8} {added:>12} {line.total_rows:>14,} rows "
-                f"{line.files:>7,} files {_size(line.size_bytes):>9}"
+                f"  {line.committed:%Y-%m-%d %H:%M:%S}  {line.operation:<8} {added:>10} {line.total_rows:>11,} rows "
+                f"{line.files:>5,} files {_size(line.size_bytes):>8}"
             )
             more = [f"snapshot {line.snapshot_id}"]
             more += [f"up to {_positions(line.offsets)}"] if line.offsets else []
