@@ -126,9 +126,8 @@ def ours(home: Path, count: int) -> tuple[float, float]:
 
 def feast_file_store(home: Path) -> tuple[float, float]:
     """The same by Feast's own file source and its Dask store."""
+    import feast
     from feast.infra.offline_stores.file_source import FileSource
-
-    from features.light_feast import feast  # first: it is Feast as perennial imports it
 
     home.mkdir()
     feature_rows(FEATURE_ROWS).write_parquet(home / "features.parquet")

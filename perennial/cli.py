@@ -115,11 +115,12 @@ def ingest(
     as_of: AsOf = None,
     follow: Annotated[bool, typer.Option("--follow", help="Go on until Ctrl-C; features are online at once.")] = False,
     every_s: Annotated[
-        float, typer.Option(help="With --follow: seconds between two commits to the lake.", min=0.1)
-    ] = 10.0,
+        float | None, typer.Option(help="With --follow: seconds between two commits to the lake; default 10.", min=0.1)
+    ] = None,
     max_rows: Annotated[
-        int, typer.Option(help="With --follow: records after which a commit comes earlier.", min=1)
-    ] = 100_000,
+        int | None,
+        typer.Option(help="With --follow: records after which a commit comes earlier; default 100,000.", min=1),
+    ] = None,
     metrics_port: Annotated[
         int | None,
         typer.Option(help="With --follow: port of 127.0.0.1 where Prometheus is answered.", min=0, max=65_535),
@@ -131,12 +132,15 @@ def ingest(
         raise UsageError(
             f"--metrics-port {metrics_port} is of --follow; a run with an end writes its metrics to PERENNIAL_HOME/metrics"
         )
+    for option, value in (("--every-s", every_s), ("--max-rows", max_rows)):
+        if value is not None and not follow:
+            raise UsageError(f"{option} {value} is of --follow; leave it out, or add --follow")
     if follow:
         if now:
             raise UsageError(f"--as-of {as_of} is of a run with an end; leave it out, or leave out --follow")
         from perennial.following import follow_pipeline
 
-        follow_pipeline(pipeline, every_s, max_rows, metrics_port)
+        follow_pipeline(pipeline, every_s or 10.0, max_rows or 100_000, metrics_port)
         return
     connect(pipeline)
     from flows.ingest import ingest as flow

@@ -187,3 +187,4 @@ def test_a_port_in_use_is_named_with_the_option(tmp_path: Path) -> None:
 
 def test_metrics_are_served_by_a_follower_alone(tmp_path: Path) -> None:
     refused(perennial(tmp_path, "ingest", "flights", "--metrics-port", "9100"), "--metrics-port 9100", "--follow")
+    refused(perennial(tmp_path, "ingest", "flights", "--every-s", "3"), "--every-s 3", "--follow")
