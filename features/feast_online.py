@@ -95,11 +95,13 @@ class NewestSqliteOnlineStore(SqliteOnlineStore):
 
     _conn: sqlite3.Connection | None = None
     _read_file: tuple[int, int] | None = None
+    _written_file: tuple[int, int] | None = None
 
     def __init__(self) -> None:
         super().__init__()
         self._write_lock = threading.Lock()
         self._writer: sqlite3.Connection | None = None
+        self._found_tables: set[str] = set()
 
     def update(
         self,
@@ -113,10 +115,7 @@ class NewestSqliteOnlineStore(SqliteOnlineStore):
         """Make the views' tables, and take over what Feast's own store had written to the same file."""
         with self._transaction(config) as connection:
             for table in tables_to_keep:
-                connection.execute(
-                    f"CREATE TABLE IF NOT EXISTS {_table(config, table)} (entity_key BLOB PRIMARY KEY, row BLOB NOT NULL, "
-                    "event_us INTEGER NOT NULL, created_us INTEGER NOT NULL) WITHOUT ROWID"
-                )
+                connection.execute(_create(_table(config, table)))
                 _take_over(connection, _feast_table(config, table), _table(config, table))
             for table in tables_to_delete:
                 connection.execute(f"DROP TABLE IF EXISTS {_table(config, table)}")
@@ -205,7 +204,7 @@ class NewestSqliteOnlineStore(SqliteOnlineStore):
         while True:
             with _file_answers(self._get_db_path(config)):
                 # In steps: one long query would hold a snapshot of the file, and the log of all writes since.
-                found = self._get_conn(config).execute(
+                found = self._reader(config, table).execute(
                     f"SELECT entity_key FROM {_table(config, table)} WHERE entity_key > ? ORDER BY entity_key LIMIT ?",
                     (after, KEYS_A_QUERY),
                 )
@@ -216,7 +215,7 @@ class NewestSqliteOnlineStore(SqliteOnlineStore):
             yield [deserialize_entity_key(key, KEY_VERSION).entity_values[0].string_val for key in batch]
 
     def _rows(self, config: Any, table: Any, keys: list[bytes]) -> Iterator[tuple[bytes, bytes, int, int]]:
-        connection = self._get_conn(config)
+        connection = self._reader(config, table)
         for i in range(0, len(keys), KEYS_A_QUERY):
             some = keys[i : i + KEYS_A_QUERY]
             with _file_answers(self._get_db_path(config)):
@@ -232,6 +231,8 @@ class NewestSqliteOnlineStore(SqliteOnlineStore):
         written = 0
         for i in range(0, len(rows), ROWS_A_TRANSACTION):
             with self._transaction(config) as connection:
+                # The file may have been removed since the definitions were applied.
+                connection.execute(_create(_table(config, table)))
                 written += connection.executemany(statement, rows[i : i + ROWS_A_TRANSACTION]).rowcount
         return written
 
@@ -239,17 +240,31 @@ class NewestSqliteOnlineStore(SqliteOnlineStore):
         """The connection that reads; another one writes, so that nobody reads what is not committed."""
         path = self._get_db_path(config)
         file = _identity(path)
-        # SQLite refuses to write to a file that was removed, but would read from it for ever.
+        # SQLite goes on in a file that was removed for ever, and says nothing.
         if self._conn is None or (file is not None and file != self._read_file):
             self._conn, self._read_file = _connect(path), file
+            self._found_tables.clear()
         return self._conn
+
+    def _reader(self, config: Any, table: Any) -> sqlite3.Connection:
+        """`_get_conn` of a file that has the view's table, which one that took the place of a removed file may not."""
+        connection, name = self._get_conn(config), _table(config, table)
+        if name not in self._found_tables:
+            with _file_answers(self._get_db_path(config)):
+                found = connection.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (name.strip('"'),)).fetchone()
+            if not found:
+                with self._transaction(config) as writer:
+                    writer.execute(_create(name))
+            self._found_tables.add(name)
+        return connection
 
     @contextmanager
     def _transaction(self, config: Any) -> Iterator[sqlite3.Connection]:
         path = self._get_db_path(config)
         with self._write_lock, _file_answers(path):
-            if self._writer is None:
+            if self._writer is None or _identity(path) != self._written_file:
                 self._writer = _connect(path)
+                self._written_file = _identity(path)
             # As a writer from the start: a reader that turns into one is refused if another wrote in between.
             self._writer.execute("BEGIN IMMEDIATE")
             try:
@@ -325,6 +340,13 @@ def _table(config: Any, table: Any) -> str:
 
 def _feast_table(config: Any, table: Any) -> str:
     return f"{config.project}_{table.name}"
+
+
+def _create(table: str) -> str:
+    return (
+        f"CREATE TABLE IF NOT EXISTS {table} (entity_key BLOB PRIMARY KEY, row BLOB NOT NULL, "
+        "event_us INTEGER NOT NULL, created_us INTEGER NOT NULL) WITHOUT ROWID"
+    )
 
 
 def _upsert(table: str) -> str:
