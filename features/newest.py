@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import polars as pl
 
 from features.lake import CREATED_TIMESTAMP, EVENT_TIMESTAMP, Lake, scan
 from features.store import view_table
 from pipelines.spec import FeatureView
+
+if TYPE_CHECKING:
+    from pyiceberg.table import FileScanTask
 
 # What is held at once: rows while the newest of each key are found, and keys whose newest row is known.
 ROWS_AT_ONCE = 500_000
@@ -62,11 +66,33 @@ def _reduced(newest: pl.DataFrame, more: Sequence[pl.DataFrame], view: FeatureVi
 
 
 def _batches(lake: Lake, table: str, columns: tuple[str, ...]) -> Iterator[pl.DataFrame]:
-    """A table's rows, a part of a file at a time; a column it does not have yet is null. No table: nothing."""
+    """A table's rows, a few files at a time; a column it does not have yet is null. No table: nothing."""
+    from pyiceberg.io.pyarrow import ArrowScan
+
     if not lake.exists(table):
         return
     target = lake.existing(table)
     known = tuple(name for name in columns if name in target.schema().column_names)
-    for batch in scan(target, columns=known).to_arrow_batch_reader():
-        frame = pl.DataFrame(batch)
+    wanted = scan(target, columns=known)
+    with lake.answering():
+        tasks = list(wanted.plan_files())
+    reader = ArrowScan(target.metadata, target.io, wanted.projection(), wanted.row_filter)
+    # Not by pyiceberg's own batches: it reads all files ahead, and holds what is not taken yet (0.12).
+    for some in _groups(tasks):
+        with lake.answering():
+            frame = pl.DataFrame(reader.to_table(some))
         yield frame.with_columns(pl.lit(None).alias(n) for n in columns if n not in known).select(columns)
+
+
+def _groups(tasks: Iterable[FileScanTask]) -> Iterator[list[FileScanTask]]:
+    """Files of together at most ROWS_AT_ONCE rows; a larger one is by itself."""
+    group: list[FileScanTask] = []
+    rows = 0
+    for task in tasks:
+        rows += task.file.record_count
+        if group and rows > ROWS_AT_ONCE:
+            yield group
+            group, rows = [], task.file.record_count
+        group.append(task)
+    if group:
+        yield group
