@@ -40,6 +40,7 @@ from pipelines.spec import FeatureView, PipelineSpec
 LOG = logging.getLogger(__name__)
 POLL_MS = 100
 POLL_ROWS = 5_000
+LAST_TRIES = 5
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0
 
 
@@ -89,15 +90,21 @@ class Follower:
         Raises:
             StateError: the stream cannot go on by itself (records expired, another broker's data).
         """
-        wait_s = FIRST_WAIT_S
-        while not self._stopped.is_set():
+        wait_s, last_tries = FIRST_WAIT_S, LAST_TRIES
+        while not self._stopped.is_set() or last_tries < LAST_TRIES:
             began = time.monotonic()
             try:
                 with ExitStack() as stack:
                     _Session(self, stack).run()
+                if self._stopped.is_set():
+                    return
             except (ConflictError, UnreachableError, BlockedError) as error:
                 if self._stopped.is_set():
-                    raise  # what was read last is in Kafka still, but not in the lake
+                    # What was read last is in Kafka still. After another writer's commit one more session takes it in.
+                    last_tries -= 1
+                    if not isinstance(error, ConflictError) or not last_tries:
+                        raise
+                    continue
                 if time.monotonic() - began > LONGEST_WAIT_S:
                     wait_s = FIRST_WAIT_S
                 LOG.warning("%s; going on from the lake's last commit in %.1f s", error, wait_s)

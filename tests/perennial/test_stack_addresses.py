@@ -74,7 +74,7 @@ def test_deployments_are_copied_with_their_schedules_on_or_off(tmp_path: Path) -
         write_deployments(PROJECT / "prefect.yaml", tmp_path / "out" / "prefect.yaml", schedules=schedules)
         written = yaml.safe_load((tmp_path / "out" / "prefect.yaml").read_text())
         active = [s.pop("active") for d in written["deployments"] for s in d.get("schedules", [])]
-        assert active == [schedules] * 4  # ingest, score, monitor, rollout; a retrain has no schedule
+        assert active == [schedules] * 5  # ingest, check, score, monitor, rollout; a retrain has no schedule
         assert written == source
 
 

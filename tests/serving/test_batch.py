@@ -75,6 +75,7 @@ def visit(lake: Lake, *visits: Visit, marked: list[bool | None] | None = None) -
             "kafka_partition": [0] * len(visits),
             "kafka_offset": range(before, before + len(visits)),
             "created_timestamp": [hours(1_000 + before)] * len(visits),
+            "extra": [None] * len(visits),
         },
         schema=events_schema(VISIT),
     )
