@@ -7,12 +7,16 @@ return type that is not used here. While it is imported, another thread that imp
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import prometheus_client  # noqa: F401 - before Feast: where metrics are kept is decided when it is imported
 import typeguard
+
+METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 
 
 @contextmanager
@@ -25,10 +29,14 @@ def _light() -> Iterator[None]:
     if torch_is_absent:
         # Makes `import torch` fail, which Feast takes for "not installed".
         sys.modules["torch"] = None  # type: ignore[assignment]
+    told = os.environ.get(METRICS_FOLDER)
     try:
         yield
     finally:
         typeguard.typechecked = instrument
+        # Feast names a folder there, in which from then on this process and its children would keep their metrics.
+        if told is None:
+            os.environ.pop(METRICS_FOLDER, None)
         if torch_is_absent:
             del sys.modules["torch"]
 

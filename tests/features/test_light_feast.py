@@ -32,3 +32,10 @@ def test_torch_and_typeguard_are_as_before_once_feast_is_there() -> None:
 
 def test_torch_that_was_there_before_stays() -> None:
     in_a_new_process(WITH_TORCH)
+
+
+def test_feast_does_not_change_where_metrics_are_kept() -> None:
+    show = "import os, features.light_feast; from prometheus_client import values; "
+    show += "print(values.ValueClass.__name__, os.environ.get('PROMETHEUS_MULTIPROC_DIR'))"
+    ran = subprocess.run([sys.executable, "-c", show], capture_output=True, text=True, check=True)
+    assert ran.stdout.split()[-2:] == ["MutexValue", "None"]
