@@ -102,6 +102,7 @@ def test_each_foreign_system_is_known_to_few_modules(library: str) -> None:
             "features/data_files.py",
             "features/lake.py",
             "features/maintenance.py",
+            "features/newest.py",
             "features/places.py",
             "features/snapshots.py",
             "features/transaction.py",
