@@ -89,6 +89,7 @@ def taken_in(event: EventSpec, rows: pl.DataFrame, marked: list[bool | None] | N
         kafka_partition=pl.lit(0),
         kafka_offset=pl.int_range(pl.len()),
         created_timestamp=pl.lit(AS_OF),
+        extra=pl.lit(None),
     )
     kept = frame.select(pl.col(name).cast(dtype) for name, dtype in events_schema(event).items())
     return kept if marked is None else kept.with_columns(is_duplicate=pl.Series(marked, dtype=pl.Boolean))
