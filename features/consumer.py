@@ -138,7 +138,7 @@ def read_to_end(
             columns.add(tp.partition, within)
         if columns.size > before:
             rows = sum(len(fetched) for fetched in polled.values())
-            poll_rows = max(1, min(POLL_ROWS, POLL_BYTES * rows // (columns.size - before)))
+            poll_rows = rows_to_poll(rows, columns.size - before, POLL_ROWS)
         if len(columns) >= max_rows or columns.size >= MAX_BATCH_BYTES:
             yield Batch(columns.records(), _positions(consumer, behind, ends))
             columns = Columns()
@@ -161,6 +161,20 @@ def poll(consumer: KafkaConsumer, timeout_ms: int, max_rows: int) -> Mapping[Top
             f"records expired in the broker while they were read ({error!r}); run again to see which are left"
         ) from error
     return found
+
+
+def rows_to_poll(rows: int, size: int, most: int) -> int:
+    """How many records the next poll may bring, so that they are of some megabytes if they are like the last ones.
+
+    Args:
+        rows: that came last; 0 = none came.
+        size: their bytes.
+        most: of small ones.
+
+    Returns:
+        1 to `most`; 0 if nothing came to go by.
+    """
+    return max(1, min(most, POLL_BYTES * rows // max(size, 1))) if rows else 0
 
 
 def partitions_of(consumer: KafkaConsumer, topic: str) -> list[TopicPartition]:

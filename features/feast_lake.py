@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from features.lake import EVENT_TIMESTAMP
 from features.light_feast import (
+    DataSourceProto,
     DuckDBOfflineStore,
     DuckDBOfflineStoreConfig,
     IcebergSource,
@@ -37,8 +38,6 @@ class LakeSource(IcebergSource):
         return PinnedCatalog()
 
     def _to_proto_impl(self) -> Any:
-        from feast.protos.feast.core.DataSource_pb2 import DataSource as DataSourceProto
-
         proto = super()._to_proto_impl()
         # Of the Iceberg type, Feast would make a source of its own class again, which reads all of the newest snapshot.
         proto.type = DataSourceProto.CUSTOM_SOURCE

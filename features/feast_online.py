@@ -24,11 +24,19 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias
 
 import polars as pl
-from feast.infra.key_encoding_utils import deserialize_entity_key, serialize_entity_key, serialize_entity_key_prefix
-from feast.protos.feast.types.Value_pb2 import Map, Value, ValueType
 
 from features.lake import CREATED_TIMESTAMP, EVENT_TIMESTAMP
-from features.light_feast import FileRegistryStore, SqliteOnlineStore, SqliteOnlineStoreConfig
+from features.light_feast import (
+    FileRegistryStore,
+    Map,
+    SqliteOnlineStore,
+    SqliteOnlineStoreConfig,
+    Value,
+    ValueType,
+    deserialize_entity_key,
+    serialize_entity_key,
+    serialize_entity_key_prefix,
+)
 from perennial.errors import BlockedError, StateError
 
 # Feast's words for what it writes: (EntityKey, values by feature, event time, created time or None).

@@ -17,10 +17,6 @@ from urllib.parse import urlsplit
 
 import polars as pl
 import redis
-from feast.infra.key_encoding_utils import deserialize_entity_key, serialize_entity_key, serialize_entity_key_prefix
-from feast.infra.online_stores.helpers import _mmh3 as field_of
-from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreConfig
-from feast.protos.feast.types.Value_pb2 import Value
 from google.protobuf.timestamp_pb2 import Timestamp
 from pydantic import SecretStr
 from redis import asyncio as redis_asyncio
@@ -38,7 +34,13 @@ from features.feast_online import (
     numbers_frame,
 )
 from features.lake import CREATED_TIMESTAMP, EVENT_TIMESTAMP
+from features.light_feast import Value, deserialize_entity_key, serialize_entity_key, serialize_entity_key_prefix
 from perennial.errors import StateError, UnreachableError, UsageError
+
+# isort: split
+# After light_feast: whatever imports Feast first decides how.
+from feast.infra.online_stores.helpers import _mmh3 as field_of
+from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreConfig
 
 CONNECT_S = 3.0
 ANSWER_S = 10.0

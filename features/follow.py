@@ -19,12 +19,14 @@ import polars as pl
 
 from features import windows
 from features.consumer import (
+    FIRST_POLL_ROWS,
     Batch,
     Columns,
     behind,
     open_consumer,
     partitions_of,
     poll,
+    rows_to_poll,
     start_positions,
     tell_positions,
 )
@@ -89,9 +91,10 @@ class Follower:
 
         Raises:
             StateError: the stream cannot go on by itself (records expired, another broker's data).
+            ConflictError, UnreachableError, BlockedError: it was stopped while what it had read could not be kept.
         """
         wait_s, last_tries = FIRST_WAIT_S, LAST_TRIES
-        while not self._stopped.is_set() or last_tries < LAST_TRIES:
+        while True:
             began = time.monotonic()
             try:
                 with ExitStack() as stack:
@@ -99,16 +102,15 @@ class Follower:
                 if self._stopped.is_set():
                     return
             except (ConflictError, UnreachableError, BlockedError) as error:
-                if self._stopped.is_set():
+                if time.monotonic() - began > LONGEST_WAIT_S:
+                    wait_s = FIRST_WAIT_S
+                if not self._stopped.is_set():
+                    LOG.warning("%s; going on from the lake's last commit in %.1f s", error, wait_s)
+                if self._stopped.wait(wait_s):
                     # What was read last is in Kafka still. After another writer's commit one more session takes it in.
                     last_tries -= 1
                     if not isinstance(error, ConflictError) or not last_tries:
                         raise
-                    continue
-                if time.monotonic() - began > LONGEST_WAIT_S:
-                    wait_s = FIRST_WAIT_S
-                LOG.warning("%s; going on from the lake's last commit in %.1f s", error, wait_s)
-                self._stopped.wait(wait_s)
                 wait_s = min(2 * wait_s, LONGEST_WAIT_S)
 
 
@@ -133,11 +135,12 @@ class _Session:
         self._consumer = stack.enter_context(open_consumer(settings, f"perennial-{spec.name}"))
         self._assigned = self._assign()
         self._committed_at = time.monotonic()
+        self._poll_rows = FIRST_POLL_ROWS
 
     def run(self) -> None:
         """Read, build, write online; commit now and then; until there is another partition, or the end."""
         while True:
-            self._take(poll(self._consumer, POLL_MS, POLL_ROWS))
+            self._take(poll(self._consumer, POLL_MS, self._poll_rows))
             stopped = self._of._stopped.is_set()
             waited = time.monotonic() - self._committed_at >= self._of._every_s
             pending = sum(stream.pending_rows for stream in self._streams.values())
@@ -151,6 +154,8 @@ class _Session:
         columns: dict[str, Columns] = {}
         for tp, fetched in polled.items():
             columns.setdefault(tp.topic, Columns()).add(tp.partition, fetched)
+        rows, size = sum(map(len, columns.values())), sum(some.size for some in columns.values())
+        self._poll_rows = rows_to_poll(rows, size, POLL_ROWS) or self._poll_rows
         now = datetime.now(UTC)
         beyond: list[FeatureView] = []
         for topic, some in columns.items():

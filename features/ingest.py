@@ -114,7 +114,8 @@ def refresh_view(settings: Settings, lake: Lake, spec: PipelineSpec, view: Featu
     built: Mapping[int, int] = lake.offsets(table)
     there = lake.offsets(event.table)
     added = online_keys = 0
-    begin = {**lake.first_offsets(event.table), **built} if there else built
+    # A new partition's first offset may be far from 0.
+    begin = built if there.keys() <= built.keys() else {**lake.first_offsets(event.table), **built}
     for end in _steps(begin, there, MAX_NEW_ROWS):
         new = lake.read_places(event.table, built, end, windows.inputs(view, event))
         rows = build_new_features(lake, view, event, built, new)

@@ -331,8 +331,7 @@ def _read_online(
     store: feast.FeatureStore, table: feast.FeatureView, view: FeatureView, keys: Sequence[str | None]
 ) -> list[tuple[datetime | None, Mapping[str, float]]]:
     """(event time, values) of each key, in order; (None, {}) where there is nothing."""
-    from feast.protos.feast.types.EntityKey_pb2 import EntityKey
-    from feast.protos.feast.types.Value_pb2 import Value
+    from features.light_feast import EntityKey, Value
 
     asked = sorted({k for k in keys if k is not None})
     protos = [EntityKey(join_keys=[view.entity], entity_values=[Value(string_val=k)]) for k in asked]

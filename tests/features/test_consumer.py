@@ -8,7 +8,7 @@ import pytest
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 
 from features.broker import ensure_topics
-from features.consumer import Batch, open_consumer, read_to_end
+from features.consumer import Batch, open_consumer, read_to_end, rows_to_poll
 from features.producer import open_producer, send_dead_letters
 from perennial.errors import StateError, UnreachableError, UsageError
 from perennial.settings import Settings
@@ -223,3 +223,11 @@ def test_an_address_that_is_none_is_told_in_a_sentence(kafka_settings: Settings)
         open_consumer(settings),
     ):
         pass
+
+
+def test_a_poll_brings_as_many_records_as_some_megabytes_are() -> None:
+    assert rows_to_poll(0, 0, 1_000) == 0
+    assert rows_to_poll(20, 20 * 200, 1_000) == 1_000
+    assert rows_to_poll(20, 20 << 20, 1_000) == 8
+    assert rows_to_poll(1, 100 << 20, 1_000) == 1
+    assert rows_to_poll(5, 0, 1_000) == 1_000  # tombstones

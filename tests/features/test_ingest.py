@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -298,6 +299,21 @@ def test_a_follower_that_could_not_keep_what_it_read_says_so(
 
     def full(_: TopicStream) -> None:
         follower.stop()
+        raise BlockedError("the disk is full")
+
+    monkeypatch.setattr(TopicStream, "commit", full)
+    with pytest.raises(BlockedError, match="disk is full"):
+        follower.run()
+
+
+def test_a_follower_that_is_stopped_while_it_waits_says_what_for(
+    kafka_settings: Settings, lake: Lake, spec: PipelineSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ensure_topics(kafka_settings, [e.topic for e in spec.events])
+    follower = Follower(kafka_settings, lake, spec, 0.1, 1_000, lambda _: None)
+
+    def full(_: TopicStream) -> None:
+        threading.Timer(0.2, follower.stop).start()  # within the half second that it waits
         raise BlockedError("the disk is full")
 
     monkeypatch.setattr(TopicStream, "commit", full)

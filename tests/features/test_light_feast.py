@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+
+import pytest
 
 AFTERWARDS = """
 import sys
@@ -34,8 +37,14 @@ def test_torch_that_was_there_before_stays() -> None:
     in_a_new_process(WITH_TORCH)
 
 
-def test_feast_does_not_change_where_metrics_are_kept() -> None:
-    show = "import os, features.light_feast; from prometheus_client import values; "
-    show += "print(values.ValueClass.__name__, os.environ.get('PROMETHEUS_MULTIPROC_DIR'))"
-    ran = subprocess.run([sys.executable, "-c", show], capture_output=True, text=True, check=True)
-    assert ran.stdout.split()[-2:] == ["MutexValue", "None"]
+# Those that Feast imports by their paths, in whatever process has Feast's configuration.
+@pytest.mark.parametrize("module", ["light_feast", "feast_lake", "feast_online", "feast_redis"])
+def test_feast_does_not_change_where_metrics_are_kept_nor_bring_torch(module: str) -> None:
+    show = f"import os, sys, features.{module}; from prometheus_client import values; "
+    show += "print(values.ValueClass.__name__, os.environ.get('PROMETHEUS_MULTIPROC_DIR'), 'torch' in sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", show], capture_output=True, text=True, check=True, env=no_folder())
+    assert ran.stdout.split()[-3:] == ["MutexValue", "None", "False"]
+
+
+def no_folder() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name != "PROMETHEUS_MULTIPROC_DIR"}
