@@ -238,17 +238,6 @@ class Lake:
         with self.answering():
             return read_places(target, ranges, columns, _within(since, until))
 
-    def appended_since(self, table: str, snapshot_id: int | None) -> pl.DataFrame:
-        """Rows of the snapshots after `snapshot_id`; all rows there are if it is None, or one in between was let go."""
-        target = self.existing(table)
-        current = target.current_snapshot()
-        with self.answering():
-            if snapshot_id is None or current is None or snapshot_id not in {s.snapshot_id for s in ancestors(target)}:
-                return _to_polars(target.scan().to_arrow())
-            if current.snapshot_id == snapshot_id:
-                return _to_polars(target.scan(row_filter="false").to_arrow())
-            return _to_polars(target.incremental_append_scan(from_snapshot_id_exclusive=snapshot_id).to_arrow())
-
     def offsets(self, table: str) -> dict[int, int]:
         """Next Kafka position by partition, as of the last commit; empty if nothing was committed yet."""
         found = self._found(table)

@@ -90,16 +90,6 @@ def test_positions_and_what_else_was_told_are_carried_over(lake: Lake) -> None:
     assert (newest.operation, newest.total_rows, newest.files, dict(newest.offsets)) == ("replace", 6, 1, {0: 5, 7: 70})
 
 
-def test_what_was_appended_since_a_snapshot_is_the_same_across_a_compaction(lake: Lake) -> None:
-    commits = [lake.append("sold", sold(number), {0: number + 1}).snapshot_id for number in range(5)]
-    compact(lake, "sold")
-    compacted = lake.snapshot_id("sold")
-    commits += [lake.append("sold", sold(number), {0: number + 1}).snapshot_id for number in (5, 6)]
-    for number, commit in enumerate(commits):
-        assert ids(lake.appended_since("sold", commit)) == list(range(number + 1, 7))
-    assert ids(lake.appended_since("sold", compacted)) == [5, 6]
-
-
 def test_places_are_read_right_across_a_compaction(lake: Lake) -> None:
     for number in range(0, 12, 2):
         lake.append("sold", sold(number, number + 1), {0: number + 2})

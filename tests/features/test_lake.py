@@ -95,16 +95,6 @@ def test_days_outside_the_range_are_not_opened(lake: Lake, settings: Settings) -
         lake.read("sold")
 
 
-def test_what_was_appended_since_a_snapshot_is_read_alone(lake: Lake) -> None:
-    first = lake.append("sold", sold(0, 1))
-    lake.append("sold", sold(2))
-    third = lake.append("sold", sold(3))
-    assert ids(lake.appended_since("sold", None)) == [0, 1, 2, 3]
-    assert ids(lake.appended_since("sold", first.snapshot_id)) == [2, 3]
-    assert ids(lake.appended_since("sold", third.snapshot_id)) == []
-    assert lake.appended_since("sold", third.snapshot_id).schema == sold().schema
-
-
 def placed(partition: int, *offsets: int) -> pl.DataFrame:
     """Sales at places in Kafka: the id tells both."""
     return sold(*(1000 * partition + offset for offset in offsets)).with_columns(
@@ -298,15 +288,6 @@ def test_a_table_whose_positions_are_lost_is_told_instead_of_read_from_its_begin
     table.maintenance.expire_snapshots().by_ids(told).commit()
     with pytest.raises(StateError, match="tells its Kafka positions"):
         lake.offsets("sold")
-
-
-def test_what_came_after_a_pinned_snapshot_is_found_when_those_between_were_let_go(lake: Lake) -> None:
-    pinned = lake.append("sold", sold(0), {0: 1}).snapshot_id
-    lake.pin("sold", pinned, "training")
-    for number in range(1, 15):
-        lake.append("sold", sold(number), {0: number + 1})
-    # All rows, as where the snapshot itself is gone: what is read twice is built twice, but nothing is left out.
-    assert set(range(1, 15)) <= set(ids(lake.appended_since("sold", pinned)))
 
 
 def test_a_commit_counts_though_tidying_up_after_it_fails(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from features.lake import Lake
-from features.snapshots import KEPT_SNAPSHOTS, MOST_SNAPSHOTS
+from features.snapshots import MOST_SNAPSHOTS
 from perennial.errors import StateError
 from perennial.settings import Settings
 
@@ -41,16 +41,6 @@ def test_a_pinned_snapshot_is_read_as_it_was_however_many_commits_follow(lake: L
     for number in range(2, MOST_SNAPSHOTS + 10):
         append(lake, number)
     assert sorted(lake.read("t", snapshot_id=pinned)["number"]) == [0, 1]
-
-
-def test_what_was_appended_since_a_snapshot_that_was_let_go_is_everything(lake: Lake) -> None:
-    first = append(lake, 0)
-    for number in range(1, MOST_SNAPSHOTS + 2):
-        last = append(lake, number)
-    assert lake.appended_since("t", first).height == MOST_SNAPSHOTS + 2
-    assert lake.appended_since("t", last).height == 0
-    recent = lake.existing("t").metadata.snapshots[-KEPT_SNAPSHOTS + 1].snapshot_id
-    assert 0 < lake.appended_since("t", recent).height < KEPT_SNAPSHOTS
 
 
 def test_a_snapshot_that_is_gone_cannot_be_pinned(lake: Lake) -> None:
