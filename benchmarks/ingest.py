@@ -56,7 +56,7 @@ def raw_poll(settings: Settings) -> float:
 
 def ingest(settings: Settings, home: Path) -> tuple[int, float, float]:
     """Events taken in, seconds into the lake, seconds from there into features, offline and online."""
-    from features.ingest import ingest_topic, refresh_view
+    from features.ingest import ingest_topics, refresh_view
     from features.lake import Lake
     from pipelines.spec import load_pipeline
 
@@ -67,7 +67,7 @@ def ingest(settings: Settings, home: Path) -> tuple[int, float, float]:
     where = settings.model_copy(update={"home": home})
     lake, now = Lake(where, spec.name), datetime.now(UTC)
     began = time.perf_counter()
-    events = sum(ingest_topic(where, lake, event, now).ingested for event in spec.events)
+    events = sum(topic.ingested for topic in ingest_topics(where, lake, spec.events, now))
     in_lake = time.perf_counter()
     for view in spec.views:
         refresh_view(where, lake, spec, view)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -19,6 +19,7 @@ from pipelines.spec import EventSpec
 
 if TYPE_CHECKING:
     import httpx
+    import pyarrow as pa
 
 FRAME_BYTES = 5  # https://docs.confluent.io/platform/current/schema-registry/fundamentals/serdes-develop/#wire-format
 REGISTRY_TIMEOUT_S = 10.0
@@ -202,11 +203,11 @@ def _held_by(schema: Any, named: dict[str, _Held], within: tuple[str, ...]) -> _
     return _held_by(kind, named, within)
 
 
-def read_avro(values: Sequence[bytes | None], event: EventSpec, now: datetime, schemas: WriterSchemas) -> Read:
+def read_avro(framed_values: pa.Array[Any], event: EventSpec, now: datetime, schemas: WriterSchemas) -> Read:
     """Read records in Avro, each by the schema it was written with.
 
     Args:
-        values: n values of records, some thousands at most.
+        framed_values: n values of records, bytes or null, some thousands at most.
         event: what they should be. A field that the writer lacks is null, one that the event lacks is kept in `extra`.
         now: the clock that event times are held against, UTC.
         schemas: of the writers.
@@ -218,6 +219,7 @@ def read_avro(values: Sequence[bytes | None], event: EventSpec, now: datetime, s
         UnreachableError: the schema registry does not answer.
         UsageError: a file of a schema cannot be read.
     """
+    values = framed_values.to_pylist()
     refused = {place: reason for place, value in enumerate(values) if (reason := _unframed(value))}
     framed = {
         place: int.from_bytes(value[1:FRAME_BYTES])

@@ -16,8 +16,12 @@ from perennial.errors import PerennialError, StateError, UnreachableError
 from perennial.settings import Settings
 
 
-def read_backlog(settings: Settings, topic: str, positions: Mapping[int, int]) -> Iterator[Batch]:
-    """As `consumer.read_to_end`, in another process; it ends when the iterator is closed.
+def read_backlog(settings: Settings, positions: Mapping[str, Mapping[int, int]]) -> Iterator[Batch]:
+    """As `consumer.read_to_end` of one topic after the other, in another process; it ends when the iterator is closed.
+
+    Args:
+        settings: where the broker is.
+        positions: next position by partition, by topic.
 
     Raises:
         StateError: the broker no longer has the records at a position.
@@ -30,7 +34,7 @@ def read_backlog(settings: Settings, topic: str, positions: Mapping[int, int]) -
         try:
             # Not as arguments: the options of the client hold passwords.
             with process.stdin:
-                pickle.dump((settings, topic, dict(positions)), process.stdin)
+                pickle.dump((settings, {topic: dict(at) for topic, at in positions.items()}), process.stdin)
             while True:
                 found = pickle.load(process.stdout)
                 if found is None:
@@ -40,7 +44,7 @@ def read_backlog(settings: Settings, topic: str, positions: Mapping[int, int]) -
                 yield found
         except (EOFError, pickle.UnpicklingError, BrokenPipeError) as error:
             raise UnreachableError(
-                f"{topic}: the process that reads its backlog ended by itself (status {process.wait()}); run it again"
+                f"the process that reads the backlog ended by itself (status {process.wait()}); run it again"
             ) from error
         finally:
             process.kill()
@@ -50,11 +54,12 @@ def _main() -> None:
     output = sys.stdout.buffer
     # Whatever else is printed must not come in between.
     sys.stdout = sys.stderr
-    settings, topic, positions = pickle.load(sys.stdin.buffer)
+    settings, positions = pickle.load(sys.stdin.buffer)
     try:
         with open_consumer(settings) as consumer:
-            for batch in read_to_end(consumer, topic, positions):
-                pickle.dump(batch, output, protocol=pickle.HIGHEST_PROTOCOL)
+            for topic, at in positions.items():
+                for batch in read_to_end(consumer, topic, at):
+                    pickle.dump(batch, output, protocol=pickle.HIGHEST_PROTOCOL)
         pickle.dump(None, output)
     except PerennialError as error:
         pickle.dump(error, output)

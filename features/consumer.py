@@ -34,10 +34,12 @@ class Batch:
     """Records of one topic, and the positions that follow them.
 
     Attributes:
+        topic: the topic.
         records: the records.
         offsets: next position by partition, for each partition that moved.
     """
 
+    topic: str
     records: Records
     offsets: Mapping[int, int]
 
@@ -66,7 +68,7 @@ class Columns:
 
     def records(self) -> Records:
         """As they are now."""
-        return Records(self.partitions, self.offsets, self.keys, self.values)
+        return Records.of_columns(self.partitions, self.offsets, self.keys, self.values)
 
 
 @contextmanager
@@ -140,10 +142,10 @@ def read_to_end(
             rows = sum(len(fetched) for fetched in polled.values())
             poll_rows = rows_to_poll(rows, columns.size - before, POLL_ROWS)
         if len(columns) >= max_rows or columns.size >= MAX_BATCH_BYTES:
-            yield Batch(columns.records(), _positions(consumer, behind, ends))
+            yield Batch(topic, columns.records(), _positions(consumer, behind, ends))
             columns = Columns()
     # Positions can move past records that no reader sees (transaction markers), so the last batch may be empty.
-    yield Batch(columns.records(), _positions(consumer, behind, ends))
+    yield Batch(topic, columns.records(), _positions(consumer, behind, ends))
 
 
 def poll(consumer: KafkaConsumer, timeout_ms: int, max_rows: int) -> Mapping[TopicPartition, Sequence[Any]]:

@@ -230,7 +230,7 @@ def _judge(
     if not left.height:
         return left, lost
     columns = (left.get_column(name).to_list() for name in (PARTITION, OFFSET, "key", "value"))
-    decoded = decode(Records(*columns), spec.event(topic), now, now, schemas.get(topic))
+    decoded = decode(Records.of_columns(*columns), spec.event(topic), now, now, schemas.get(topic))
     valid = left.join(
         decoded.events.select(PARTITION, OFFSET), on=(PARTITION, OFFSET), how="semi", maintain_order="left"
     )

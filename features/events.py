@@ -82,13 +82,12 @@ def decode(
     places: list[int] = []
     refused: dict[int, str] = {}
     for start in range(0, len(records), CHUNK_ROWS):
-        values = records.values[start : start + CHUNK_ROWS]
+        values = records.values.slice(start, CHUNK_ROWS)
         read = read_avro(values, event, now, schemas) if schemas is not None else read_json(values, event, now)
         frames.append(read.frame)
         places.extend(start + place for place in read.places)
         refused.update((start + place, reason) for place, reason in read.refused.items())
-    partitions = pl.Series(records.partitions, dtype=pl.Int32)
-    offsets = pl.Series(records.offsets, dtype=pl.Int64)
+    partitions, offsets = pl.Series(records.partitions), pl.Series(records.offsets)
     events = pl.concat(frames).with_columns(
         kafka_partition=partitions.gather(places),
         kafka_offset=offsets.gather(places),
@@ -98,19 +97,21 @@ def decode(
 
 
 def _dead_letters(records: Records, refused: Mapping[int, str], topic: str, created: datetime) -> pl.DataFrame:
-    rows = [
-        (
-            topic,
-            records.partitions[place],
-            records.offsets[place],
-            created,
-            records.keys[place],
-            records.values[place],
-            refused[place],
-        )
-        for place in sorted(refused)
-    ]
-    return pl.DataFrame(rows, schema=DEAD_LETTER_SCHEMA, orient="row")
+    if not refused:
+        return pl.DataFrame(schema=DEAD_LETTER_SCHEMA)
+    places = sorted(refused)
+    return pl.DataFrame(
+        {
+            "topic": topic,
+            "kafka_partition": pl.Series(records.partitions).gather(places),
+            "kafka_offset": pl.Series(records.offsets).gather(places),
+            CREATED_TIMESTAMP: created,
+            "key": pl.Series(records.keys).gather(places),
+            "value": pl.Series(records.values).gather(places),
+            "reason": [refused[place] for place in places],
+        },
+        schema=DEAD_LETTER_SCHEMA,
+    )
 
 
 def encode(events: pl.DataFrame, event: EventSpec) -> list[bytes]:

@@ -30,7 +30,7 @@ from features.consumer import (
     start_positions,
     tell_positions,
 )
-from features.ingest import TopicIngest, ViewRefresh, ingest_topic, refresh_view
+from features.ingest import TopicIngest, ViewRefresh, ingest_topics, refresh_view
 from features.lake import Lake
 from features.store import OnlineWriter, view_table
 from features.tail import Tail
@@ -122,7 +122,7 @@ class _Session:
         settings, lake, spec = follower._settings, follower._lake, follower._spec
         # What came while nobody followed is taken in as a micro-batch, in bounded memory.
         now = datetime.now(UTC)
-        topics = tuple(ingest_topic(settings, lake, event, now) for event in spec.events)
+        topics = ingest_topics(settings, lake, spec.events, now)
         views = tuple(refresh_view(settings, lake, spec, view) for view in spec.views)
         follower._on_commit(Committed(topics, views))
         self._streams = {event.topic: TopicStream(settings, lake, event) for event in spec.events}
@@ -160,7 +160,7 @@ class _Session:
         beyond: list[FeatureView] = []
         for topic, some in columns.items():
             reached = {tp.partition: self._consumer.position(tp) for tp in polled if tp.topic == topic}
-            events = self._streams[topic].take(Batch(some.records(), reached), now)
+            events = self._streams[topic].take(Batch(topic, some.records(), reached), now)
             if events.height:
                 beyond += [v for v in self._of._spec.views if v.topic == topic and not self._build(v, events)]
         if beyond:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import orjson
 import polars as pl
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 MAX_JOINED_BYTES = 64 << 20
 
 
-def read_json(values: Sequence[bytes | None], event: EventSpec, now: datetime) -> Read:
+def read_json(values: pa.Array[Any], event: EventSpec, now: datetime) -> Read:
     """Read JSON objects; what comes out does not depend on which of them are read together.
 
     Args:
-        values: n values of records, some thousands at most.
+        values: n values of records, bytes or null, some thousands at most.
         event: what they should be.
         now: the clock that event times are held against, UTC.
 
@@ -36,7 +36,7 @@ def read_json(values: Sequence[bytes | None], event: EventSpec, now: datetime) -
     places: list[int] = []
     documents: list[dict[str, Any]] = []
     refused: dict[int, str] = {}
-    for place, value in enumerate(values):
+    for place, value in enumerate(values.to_pylist()):
         reason = unreadable(value)
         if reason is None:
             try:
@@ -53,24 +53,26 @@ def read_json(values: Sequence[bytes | None], event: EventSpec, now: datetime) -
     return read_documents(documents, places, refused, event, now)
 
 
-def _all_good(values: Sequence[bytes | None], event: EventSpec, now: datetime) -> pl.DataFrame | None:
+def _all_good(values: pa.Array[Any], event: EventSpec, now: datetime) -> pl.DataFrame | None:
     """The values as a frame, if every one of them is a valid event without unknown fields; otherwise None.
 
     Where Arrow reads JSON otherwise than orjson does, or does not tell, the answer is None too.
     """
     import pyarrow as pa
 
-    if not values or None in values:
+    if not len(values) or values.null_count:
         return None
-    lengths = list(map(len, values))  # type: ignore[arg-type]
-    if min(lengths) < 2 or max(lengths) > MAX_EVENT_BYTES or sum(lengths) > MAX_JOINED_BYTES:
+    _, places, text = values.buffers()
+    ends = np.frombuffer(places, np.int32)[values.offset : values.offset + len(values) + 1]
+    lengths, letters = np.diff(ends), np.frombuffer(text or b"", np.uint8)
+    if lengths.min() < 2 or lengths.max() > MAX_EVENT_BYTES or lengths.sum() > MAX_JOINED_BYTES:
         return None
     # Each starts and ends as an object does, and within an object no brace that closes is followed by one that opens. So
     # no object reaches over from one value to the next, and as many rows as values are one row a value.
-    if {v[0] for v in values} != {ord("{")} or {v[-1] for v in values} != {ord("}")}:  # type: ignore[index]
+    if (letters[ends[:-1]] != ord("{")).any() or (letters[ends[1:] - 1] != ord("}")).any():
         return None
-    joined = b"\n".join(values)  # type: ignore[arg-type]
-    if b"\0" in joined:  # which Arrow takes for the end of the text
+    joined = _lines(values)
+    if not np.frombuffer(joined, np.uint8).all():  # a zero byte, which Arrow takes for the end of the text
         return None
     try:
         table = _read_rows(joined, event)
@@ -98,7 +100,15 @@ def _all_good(values: Sequence[bytes | None], event: EventSpec, now: datetime) -
     return frame.with_columns(extra=pl.lit(None, pl.String))
 
 
-def _read_rows(joined: bytes, event: EventSpec) -> pa.Table:
+def _lines(values: pa.Array[Any]) -> pa.Buffer:
+    """The values with a newline between one and the next, which no JSON has within a string."""
+    import pyarrow as pa
+    from pyarrow import compute
+
+    return compute.binary_join(pa.ListArray.from_arrays([0, len(values)], values), b"\n")[0].as_buffer()
+
+
+def _read_rows(joined: pa.Buffer, event: EventSpec) -> pa.Table:
     import pyarrow as pa
     from pyarrow import json
 
@@ -113,6 +123,6 @@ def _read_rows(joined: bytes, event: EventSpec) -> pa.Table:
     return json.read_json(
         pa.BufferReader(joined),
         # In one block, and in this thread: the records of the next poll are unpacked beside it.
-        read_options=json.ReadOptions(use_threads=False, block_size=len(joined) + 1),
+        read_options=json.ReadOptions(use_threads=False, block_size=joined.size + 1),
         parse_options=json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="error"),
     )

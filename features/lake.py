@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 OFFSETS = "perennial.offsets"
+EVENT_TIMESTAMP = "event_timestamp"
+CREATED_TIMESTAMP = "created_timestamp"
 TABLE_PROPERTIES = {
     # Retried on top of another writer's commit, an append would double its rows.
     "commit.retry.num-retries": "0",
@@ -38,9 +40,13 @@ TABLE_PROPERTIES = {
     "commit.manifest.min-count-to-merge": "8",
     "write.metadata.previous-versions-max": "4",
     "write.metadata.delete-after-commit.enabled": "true",
+    # Files are chosen by these columns; of the others, least and greatest values only make manifests larger.
+    "write.metadata.metrics.default": "none",
+    **{
+        f"write.metadata.metrics.column.{name}": "full"
+        for name in (EVENT_TIMESTAMP, CREATED_TIMESTAMP, PARTITION, OFFSET)
+    },
 }
-EVENT_TIMESTAMP = "event_timestamp"
-CREATED_TIMESTAMP = "created_timestamp"
 APPEND_TRIES = 5
 IS_DUPLICATE = "is_duplicate"
 

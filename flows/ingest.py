@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from prefect import flow, get_run_logger
 from prefect.artifacts import acreate_markdown_artifact
 
-from features.ingest import TopicIngest, ViewRefresh, ingest_topic, refresh_view
+from features.ingest import TopicIngest, ViewRefresh, ingest_topics, refresh_view
 from features.metrics import StreamState, observe, report
 from flows.context import moment, open_context
 from flows.stage import stage
@@ -40,11 +40,11 @@ class IngestSummary:
         return sum(t.dead_lettered for t in self.topics)
 
 
-@stage(name="take in {topic}", again_after_conflict=3)
-def take_in(pipeline: str, topic: str, created: datetime) -> TopicIngest:
-    """Append what is new on a topic to the lake, with its positions."""
+@stage(name="take in events", again_after_conflict=3)
+def take_in(pipeline: str, created: datetime) -> tuple[TopicIngest, ...]:
+    """Append what is new on the topics to the lake, with their positions."""
     context = open_context(pipeline)
-    return ingest_topic(context.settings, context.lake, context.spec.event(topic), created)
+    return ingest_topics(context.settings, context.lake, context.spec.events, created)
 
 
 @stage(name="features {view}", again_after_conflict=3)
@@ -64,7 +64,7 @@ async def ingest(pipeline: str = "flights", as_of: datetime | None = None) -> In
         as_of: The run's clock in UTC; none = now.
     """
     context, now = open_context(pipeline), moment(as_of)
-    topics = tuple([await take_in(pipeline, event.topic, now) for event in context.spec.events])
+    topics = await take_in(pipeline, now)
     views = tuple([await build_view(pipeline, view.name) for view in context.spec.views])
     lag_rows = {topic.topic: topic.lag_rows for topic in topics}
     state = await asyncio.to_thread(observe, context.lake, context.spec, lag_rows)

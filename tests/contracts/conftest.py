@@ -57,7 +57,7 @@ class Sample:
         """The topic's records in another order, none of them later than the topic's stated lateness."""
         times = self.history[event.topic][event.event_timestamp].dt.epoch("us")
         comes = [at + dice.uniform(0, event.lateness_s * 1e6) for at in times]
-        in_order = sorted(zip(comes, self.records(event).values, strict=True))
+        in_order = sorted(zip(comes, self.records(event).values.to_pylist(), strict=True))
         return Records.of((0, offset, None, value) for offset, (_, value) in enumerate(in_order))
 
     def take_in(self, home: Path, batches: Mapping[str, Sequence[Records]] | None = None) -> Lake:
@@ -71,9 +71,9 @@ class Sample:
                 taken = batches[event.topic][number] if number < len(batches[event.topic]) else Records.of([])
                 stream = TopicStream(where, lake, event)
                 reached: dict[int, int] = {}
-                for partition, offset in zip(taken.partitions, taken.offsets, strict=True):
+                for partition, offset, _, _ in taken.rows():
                     reached[partition] = max(reached.get(partition, 0), offset + 1)
-                stream.take(Batch(taken, reached), created)
+                stream.take(Batch(event.topic, taken, reached), created)
                 assert not stream.pending_letters.height, stream.pending_letters["reason"][0]
                 stream.commit()
             for view in self.spec.views:

@@ -25,7 +25,7 @@ from polars.testing import assert_frame_equal
 from features.broker import ensure_topics
 from features.dead_letters import DEAD_LETTERS
 from features.follow import Committed, Follower
-from features.ingest import ingest_topic, refresh_view
+from features.ingest import ingest_topics, refresh_view
 from features.lake import Lake
 from features.store import OnlineWriter, view_table
 from features.windows import build_features
@@ -203,7 +203,7 @@ def take_in(place: Place, created: datetime | None = None) -> None:
     """One micro-batch of everything, as the flow does it."""
     settings, lake, spec = place.settings, place.lake, place.spec
     for event in spec.events:
-        ingest_topic(settings, lake, event, created or datetime.now(UTC))
+        ingest_topics(settings, lake, [event], created or datetime.now(UTC))
     for view in spec.views:
         refresh_view(settings, lake, spec, view)
 

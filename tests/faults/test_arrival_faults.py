@@ -216,8 +216,8 @@ def test_any_split_of_any_shuffled_history_makes_the_features_of_one_backfill(
                 log.append(Logged(partition, reached[partition], value, json.loads(value)))
                 reached[partition] += 1
             partitions, values = [p for p, _ in records], [v for _, v in records]
-            taken = Records(partitions, offsets, [None] * len(records), values)
-            stream.take(Batch(taken, {p: reached[p] for p in partitions}), clock)
+            taken = Records.of_columns(partitions, offsets, [None] * len(records), values)
+            stream.take(Batch(event.topic, taken, {p: reached[p] for p in partitions}), clock)
             stream.commit()
             if lake.exists(event.table):
                 refresh_view(place.settings, lake, spec, view)

@@ -20,7 +20,7 @@ from kafka import KafkaProducer
 
 from features.broker import ensure_topics
 from features.dead_letters import DEAD_LETTERS
-from features.ingest import ingest_topic
+from features.ingest import ingest_topics
 from features.lake import Lake
 from perennial.settings import Settings
 from pipelines.spec import EventField, EventSpec
@@ -269,7 +269,7 @@ def test_every_hostile_event_is_a_dead_letter_with_its_reason_and_every_good_one
     producer.close()
 
     lake = Lake(settings, f"hostile_{encoding}")
-    taken = ingest_topic(settings, lake, event, NOW)
+    taken = ingest_topics(settings, lake, [event], NOW)[0]
     assert (taken.ingested, taken.dead_lettered) == (HOSTILE, HOSTILE)
     letters = lake.read(DEAD_LETTERS)
     assert sorted(letters["kafka_offset"]) == sorted(offsets)

@@ -30,7 +30,7 @@ def topic(make_topic: Callable[[str, int], None], produce: Any, request: pytest.
 
 
 def test_another_process_reads_what_this_one_would(kafka_settings: Settings, topic: str) -> None:
-    batches = list(read_backlog(kafka_settings, topic, {0: 10}))
+    batches = list(read_backlog(kafka_settings, {topic: {0: 10}}))
     assert len(batches) > 2
     found: dict[int, list[tuple[int, bytes | None]]] = {0: [], 1: []}
     for batch in batches:
@@ -44,24 +44,24 @@ def test_another_process_reads_what_this_one_would(kafka_settings: Settings, top
 
 def test_its_errors_are_raised_here(kafka_settings: Settings, topic: str, free_port: int) -> None:
     with pytest.raises(StateError, match="lake has read up to 99999"):
-        list(read_backlog(kafka_settings, topic, {0: 99_999}))
+        list(read_backlog(kafka_settings, {topic: {0: 99_999}}))
     nowhere = kafka_settings.model_copy(update={"kafka_bootstrap_servers": f"127.0.0.1:{free_port}"})
     with pytest.raises(UnreachableError, match="no Kafka broker answers"):
-        list(read_backlog(nowhere, topic, {}))
+        list(read_backlog(nowhere, {topic: {}}))
     wrong = kafka_settings.model_copy(update={"kafka_options": {"sasl_plain_passwort": "secret"}})
     with pytest.raises(UsageError, match="sasl_plain_passwort") as told:
-        list(read_backlog(wrong, topic, {}))
+        list(read_backlog(wrong, {topic: {}}))
     assert "secret" not in str(told.value)
 
 
 def test_a_reader_that_is_killed_is_told_and_one_that_is_not_needed_ends(kafka_settings: Settings, topic: str) -> None:
-    batches = read_backlog(kafka_settings, topic, {})
+    batches = read_backlog(kafka_settings, {topic: {}})
     next(batches)
     (reader,) = readers()
     reader.kill()
     with pytest.raises(UnreachableError, match="ended by itself"):
         list(batches)
-    with contextlib.closing(ahead(read_backlog(kafka_settings, topic, {}))) as read:
+    with contextlib.closing(ahead(read_backlog(kafka_settings, {topic: {}}))) as read:
         next(read)
         assert len(readers()) == 1
     assert readers() == []

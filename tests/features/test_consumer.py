@@ -75,7 +75,7 @@ def test_batches_are_bounded_and_each_says_where_it_ends(
     taken = {0: 0, 1: 0}
     for batch in batches:
         assert len(batch.records) <= max_rows
-        for partition in batch.records.partitions:
+        for partition in batch.records.partitions.to_pylist():
             taken[partition] += 1
         # What a batch's positions say must be exactly what was handed over: they are committed with it.
         assert {p: batch.offsets[p] for p in taken} == taken

@@ -24,7 +24,7 @@ from features.dead_letters import (
     replay_letters,
 )
 from features.events import DEAD_LETTER_SCHEMA
-from features.ingest import ingest_topic, refresh_view
+from features.ingest import ingest_topics, refresh_view
 from features.lake import Lake
 from features.producer import MAX_DEAD_LETTER_BYTES
 from features.store import view_table
@@ -74,7 +74,7 @@ def strict(spec: PipelineSpec, event: EventSpec, *, nullable: bool) -> PipelineS
 
 
 def take_in(settings: Settings, lake: Lake, spec: PipelineSpec, event: EventSpec) -> tuple[int, int]:
-    taken = ingest_topic(settings, lake, spec.event(event.topic), NOW)
+    taken = ingest_topics(settings, lake, [spec.event(event.topic)], NOW)[0]
     for one in spec.views:
         if one.topic == event.topic:
             refresh_view(settings, lake, spec, one)
@@ -259,7 +259,7 @@ def test_one_topics_letters_are_found_and_replayed_alone(
     produce(viewed.topic, {0: [view("a", None), b"b"]})
     produce(other, {0: [b"1", b"2"]})
     take_in(kafka_settings, lake, before, viewed)
-    ingest_topic(kafka_settings, lake, spec.event(other), NOW)
+    ingest_topics(kafka_settings, lake, [spec.event(other)], NOW)
     assert find_letters(lake, spec, other).open["topic"].unique().to_list() == [other]
     assert read_whole(lake, find_letters(lake, spec, viewed.topic).open)["value"].to_list() == [b"b", view("a", None)]
     assert replay(kafka_settings, lake, today, viewed.topic).sent.height == 1

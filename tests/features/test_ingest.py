@@ -17,7 +17,7 @@ from features.consumer import Batch
 from features.dead_letters import DEAD_LETTERS
 from features.events import encode
 from features.follow import Follower
-from features.ingest import ingest_topic, refresh_view
+from features.ingest import ingest_topics, refresh_view
 from features.lake import Lake
 from features.producer import open_producer
 from features.records import Records
@@ -51,7 +51,7 @@ def lake(kafka_settings: Settings, spec: PipelineSpec) -> Lake:
 
 
 def take_in(settings: Settings, lake: Lake, spec: PipelineSpec, created: datetime = NOW) -> tuple[int, int]:
-    topics = [ingest_topic(settings, lake, event, created) for event in spec.events]
+    topics = ingest_topics(settings, lake, spec.events, created)
     for view in spec.views:
         refresh_view(settings, lake, spec, view)
     return sum(t.ingested for t in topics), sum(t.dead_lettered for t in topics)
@@ -144,11 +144,11 @@ def test_records_that_no_topic_would_take_again_stop_nothing(
         producer.send(event.topic, key=b"\xff", value=b"\xff")
     good = spec.replay(FIRST, FIRST + timedelta(hours=3))[event.topic]
     put(kafka_settings, event.topic, tuple(encode(good, event)))
-    taken = ingest_topic(kafka_settings, lake, event, NOW)
+    taken = ingest_topics(kafka_settings, lake, [event], NOW)[0]
     assert (taken.ingested, taken.dead_lettered) == (good.height, 4)
     letters = lake.read(DEAD_LETTERS).sort("kafka_offset")
     assert [None if v is None else len(v) for v in letters["value"]] == [1_040_000, None, 0, 1]
-    assert ingest_topic(kafka_settings, lake, event, NOW).dead_lettered == 0
+    assert ingest_topics(kafka_settings, lake, [event], NOW)[0].dead_lettered == 0
 
 
 def test_before_the_first_event_there_is_an_empty_table(
@@ -170,7 +170,7 @@ def test_a_refresh_that_was_cut_off_is_made_good_by_the_next(
     take_in(kafka_settings, lake, spec)
     replay(kafka_settings, spec, FIRST + timedelta(days=1), FIRST + timedelta(days=2))
     for event in spec.events:
-        ingest_topic(kafka_settings, lake, event, NOW)
+        ingest_topics(kafka_settings, lake, [event], NOW)
 
     class Cut(BaseException):
         pass
@@ -239,13 +239,13 @@ def test_a_slow_ingest_that_another_overtakes_doubles_nothing_and_goes_on(
     def overtaken(stream: TopicStream) -> None:
         monkeypatch.setattr(TopicStream, "commit", commit)
         put(values[50:])
-        ingest_topic(kafka_settings, Lake(kafka_settings, spec.name), event, NOW)
+        ingest_topics(kafka_settings, Lake(kafka_settings, spec.name), [event], NOW)
         commit(stream)
 
     monkeypatch.setattr(TopicStream, "commit", overtaken)
     with pytest.raises(ConflictError, match="another writer moved"):
-        ingest_topic(kafka_settings, lake, event, NOW)
-    assert ingest_topic(kafka_settings, lake, event, NOW).ingested == 0
+        ingest_topics(kafka_settings, lake, [event], NOW)
+    assert ingest_topics(kafka_settings, lake, [event], NOW)[0].ingested == 0
     assert lake.rows(event.table) == len(values)
     assert lake.offsets(event.table) == {0: len(values)}
 
@@ -258,7 +258,8 @@ def test_a_topic_that_begins_late_is_built_in_one_step(
     values = encode(spec.replay(FIRST, FIRST + timedelta(hours=3))[event.topic], event)
     first = 10**9
     stream = TopicStream(kafka_settings, lake, event)
-    stream.take(Batch(Records.of((0, first + i, None, v) for i, v in enumerate(values)), {0: first + len(values)}), NOW)
+    records = Records.of((0, first + i, None, v) for i, v in enumerate(values))
+    stream.take(Batch(stream.event.topic, records, {0: first + len(values)}), NOW)
     stream.commit()
     assert lake.first_offsets(event.table) == {0: first}
     assert refresh_view(kafka_settings, lake, spec, view).rows > 0

@@ -22,7 +22,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from features.arrival import Counts
 from features.check_log import LastCheck, last_check, record_check
-from features.ingest import ingest_topic, refresh_view
+from features.ingest import ingest_topics, refresh_view
 from features.lake import Lake
 from features.metrics import StreamMetrics, StreamState, TopicState, observe, report, serve
 from features.online_check import ViewCheck
@@ -62,7 +62,7 @@ def view(name: str, hours: float) -> bytes:
 def run_once(settings: Settings, spec: PipelineSpec) -> StreamState:
     """A micro-batch as a process of its own would do it: nothing is remembered but the lake."""
     lake = Lake(settings, spec.name)
-    topics = [ingest_topic(settings, lake, event, NOW) for event in spec.events]
+    topics = ingest_topics(settings, lake, spec.events, NOW)
     for one in spec.views:
         refresh_view(settings, lake, spec, one)
     return observe(lake, spec, {t.topic: t.lag_rows for t in topics})

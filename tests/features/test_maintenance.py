@@ -68,7 +68,7 @@ def test_the_history_of_a_table_is_its_snapshots_with_their_rows_and_positions_n
     lake.pin("sold", first.snapshot_id, "training")
     lake.existing("sold").delete("sale = 3")
     third, newer, older = history(lake, "sold")
-    assert (third.operation, third.total_rows, dict(third.offsets), third.names) == ("delete", 3, {}, ())
+    assert (third.operation, third.total_rows, dict(third.offsets), third.names) == ("overwrite", 3, {}, ())
     assert (newer.snapshot_id, newer.operation, newer.added_rows, newer.total_rows) == (
         second.snapshot_id,
         "append",

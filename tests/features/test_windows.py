@@ -270,7 +270,7 @@ def test_any_split_through_the_lake_ends_in_the_same_values_as_a_backfill(
             stream = TopicStream(where, lake, narrow)
             values_ = encode(events[start:end], narrow)
             records = Records.of((0, start + i, None, value) for i, value in enumerate(values_))
-            new = stream.take(Batch(records, {0: end} if end else {}), T0 + timedelta(days=1))
+            new = stream.take(Batch(stream.event.topic, records, {0: end} if end else {}), T0 + timedelta(days=1))
             before = stream.positions
             stream.commit()
             if new.height:

@@ -149,7 +149,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> pl.DataFrame:
     for event in PIPELINE.events:
         records = Records.of((0, i, None, value) for i, value in enumerate(encode(history[event.topic], event)))
         stream = TopicStream(settings, lake, event)
-        stream.take(Batch(records, {0: len(records)}), end)
+        stream.take(Batch(event.topic, records, {0: len(records)}), end)
         stream.commit()
     for view in PIPELINE.views:
         refresh_view(settings, lake, PIPELINE, view)
