@@ -6,6 +6,7 @@ process is a program of few imports that gets what it needs on its standard inpu
 
 from __future__ import annotations
 
+import gc
 import pickle
 import subprocess
 import sys
@@ -55,11 +56,14 @@ def _main() -> None:
     # Whatever else is printed must not come in between.
     sys.stdout = sys.stderr
     settings, positions = pickle.load(sys.stdin.buffer)
+    # Records come by the million and hold no cycles: looking for some among them as they come takes a quarter of the time.
+    gc.disable()
     try:
         with open_consumer(settings) as consumer:
             for topic, at in positions.items():
                 for batch in read_to_end(consumer, topic, at):
                     pickle.dump(batch, output, protocol=pickle.HIGHEST_PROTOCOL)
+                    gc.collect()
         pickle.dump(None, output)
     except PerennialError as error:
         pickle.dump(error, output)
