@@ -16,7 +16,7 @@ from features.avro import WriterSchemas
 from features.broker import ensure_topics
 from features.consumer import open_consumer
 from features.events import DEAD_LETTER_SCHEMA, decode
-from features.lake import APPEND_TRIES, CREATED_TIMESTAMP, Lake
+from features.lake import APPEND_TRIES, CREATED_TIMESTAMP, Lake, rows_of
 from features.places import OFFSET, PARTITION
 from features.producer import open_producer, send_again, send_dead_letters
 from features.records import Records
@@ -122,13 +122,11 @@ def read_whole(lake: Lake, letters: pl.DataFrame) -> pl.DataFrame:
     found = [pl.DataFrame(schema=DEAD_LETTER_SCHEMA)]
     for (topic, partition), some in letters.group_by("topic", PARTITION):
         offsets = some.get_column(OFFSET).sort().to_list()
-        # The range lets files be passed over; the list, letters in between.
-        wanted = (
-            f"topic = '{topic}' and {PARTITION} = {partition} and {OFFSET} >= {offsets[0]} and {OFFSET} <= {offsets[-1]} "
-            f"and {OFFSET} in ({', '.join(map(str, offsets))})"
-        )
+        at, offset = pl.col(PARTITION), pl.col(OFFSET)
+        wanted = (pl.col("topic") == topic, at == partition, offset.is_in(offsets))
+        within = (offset >= offsets[0], offset <= offsets[-1])  # lets files be passed over
         with lake.answering():
-            found.append(pl.DataFrame(target.scan(row_filter=wanted).to_arrow()).select(list(DEAD_LETTER_SCHEMA)))
+            found.append(rows_of(target).filter(*wanted, *within).select(list(DEAD_LETTER_SCHEMA)).collect())
     rows = pl.concat(found, how="vertical_relaxed").cast(pl.Schema(DEAD_LETTER_SCHEMA)).unique(PLACE)
     return letters.select(PLACE).join(rows, on=PLACE, how="inner", maintain_order="left")
 

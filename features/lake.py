@@ -213,7 +213,7 @@ class Lake:
                 f"{self.namespace}.{table} no longer has snapshot {snapshot_id}; read it as it is now, or another snapshot"
             )
         with self.answering():
-            return _to_polars(scan(target, since, until, columns, snapshot_id).to_arrow())
+            return rows_of(target, since, until, snapshot_id).select(*columns).collect()
 
     def read_places(
         self,
@@ -242,7 +242,7 @@ class Lake:
         target = self.existing(table)
         ranges = {p: (start.get(p, 0), position) for p, position in end.items()}
         with self.answering():
-            return read_places(target, ranges, columns, _within(since, until))
+            return read_places(rows_of(target, since, until), ranges, columns)
 
     def offsets(self, table: str) -> dict[int, int]:
         """Next Kafka position by partition, as of the last commit; empty if nothing was committed yet."""
@@ -383,6 +383,22 @@ def _check_fits(table: Table, schema: pa.Schema) -> None:
             ) from error
 
 
+def rows_of(
+    table: Table, since: datetime | None = None, until: datetime | None = None, snapshot_id: int | None = None
+) -> pl.LazyFrame:
+    """Rows of [since, until) by event time.
+
+    Read by Polars: with files of a thousand rows, pyiceberg (0.12) takes three times as long.
+    """
+    # pyiceberg takes S3's options under either name, the second before the first; Polars knows the second.
+    given = table.io.properties
+    options = {"s3." + n.removeprefix(p): given[n] for p in ("client.", "s3.") for n in given if n.startswith(p)}
+    rows = pl.scan_iceberg(table, snapshot_id=snapshot_id, storage_options=options or None)
+    at = pl.col(EVENT_TIMESTAMP)
+    rows = rows.filter(at >= since) if since else rows
+    return rows.filter(at < until) if until else rows
+
+
 def scan(
     table: Table,
     since: datetime | None = None,
@@ -436,10 +452,3 @@ def _offsets(table: Table) -> dict[int, int]:
             "rewrote it; roll it back to a snapshot of perennial's, or start with a new PERENNIAL_HOME"
         )
     return {}
-
-
-def _to_polars(table: pa.Table) -> pl.DataFrame:
-    frame = pl.from_arrow(table)
-    if not isinstance(frame, pl.DataFrame):
-        raise TypeError(f"expected a table, got {type(frame).__name__}")
-    return frame

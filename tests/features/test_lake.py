@@ -121,10 +121,10 @@ def test_files_of_other_places_are_not_opened(lake: Lake, settings: Settings) ->
     lake.append("sold", placed(0, 0, 1), {0: 2})
     before = set((settings.root / "lake").rglob("*.parquet"))
     lake.append("sold", placed(0, 2, 3), {0: 4})
-    lake.append("sold", placed(1, 0), {1: 1})
+    lake.append("sold", placed(1, 7), {1: 8})
     for path in before:
         path.unlink()
-    assert ids(lake.read_places("sold", {0: 2}, {0: 4, 1: 1})) == [2, 3, 1000]
+    assert ids(lake.read_places("sold", {0: 2, 1: 7}, {0: 4, 1: 8})) == [2, 3, 1007]
     with pytest.raises((StateError, OSError)):
         lake.read_places("sold", {0: 1}, {0: 4})
 
