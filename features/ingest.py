@@ -112,7 +112,8 @@ def refresh_view(settings: Settings, lake: Lake, spec: PipelineSpec, view: Featu
         ConflictError: another ingest built the same features in between; the next run goes on from there.
     """
     event, table = spec.event(view.topic), view_table(view)
-    known, reached = read_built(lake, spec, view), lake.offsets(table)
+    known = read_built(lake, spec, view)
+    reached: Mapping[int, int] = lake.offsets(table)
     added = online_keys = 0
     for built, end in new_features(lake, view, event, reached, lake.offsets(event.table)):
         rows = known.dated(built)

@@ -69,7 +69,7 @@ def _remove_outlived(online: OnlineWriter, lake: Lake, view: FeatureView, rebuil
         for start in range(0, len(keys), KEYS_A_WRITE):
             outlived = of_earlier_rebuilds(online.read(view, keys[start : start + KEYS_A_WRITE]), rebuilds)
             online.remove(view, outlived)
-            gone += outlived.get_column(view.entity)
+            gone.extend(outlived.get_column(view.entity))
     if not gone:
         return 0
     names = pl.Series(gone, dtype=pl.String).unique()
