@@ -17,7 +17,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import polars as pl
 
@@ -27,15 +26,12 @@ from features.ingest import MAX_NEW_ROWS, new_features
 from features.lake import EVENT_TIMESTAMP, Lake, LakeCommit
 from features.materialize import materialize
 from features.places import event_spans
-from features.replacement import missing, replace_rows, write_files
+from features.replacement import RowFile, missing, replace_rows, write_files
 from features.store import OnlineWriter, view_table
 from features.topic_stream import add_new_columns
 from perennial.errors import ConflictError, StateError
 from perennial.settings import Settings
 from pipelines.spec import EventSpec, FeatureView, PipelineSpec
-
-if TYPE_CHECKING:
-    from pyiceberg.manifest import DataFile
 
 # A follower commits every few seconds, catching up with it takes a fraction of one.
 COMMIT_TRIES = 20
@@ -89,7 +85,7 @@ def backfill(settings: Settings, lake: Lake, spec: PipelineSpec, view: FeatureVi
     online = OnlineWriter(spec, settings)
     rows_before, known = lake.rows(table), read_built(lake, spec, view)
     reached = lake.offsets(event.table)
-    files: list[DataFile] = []
+    files: list[RowFile] = []
     for since, until in slices(_spans(lake, event), MAX_NEW_ROWS, windows.lookback(view)):
         rows = rows_between(lake, view, event, reached, since, until)
         files += write_files(lake, table, known.anew().dated(rows))
@@ -108,7 +104,7 @@ def _commit(
     spec: PipelineSpec,
     view: FeatureView,
     known: Built,
-    files: list[DataFile],
+    files: list[RowFile],
     reached: Mapping[int, int],
 ) -> LakeCommit:
     """Replace the rows, once they have caught up with what others committed.

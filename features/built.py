@@ -57,8 +57,18 @@ class Built:
         if self.known <= {self.definition, UNTOLD}:
             return None
         return (
-            f"some rows of {self.view} in the lake were built by another definition than the pipeline's code has now; "
+            f"some rows of {self.view} in the lake were built by another definition than the running code's; "
             f"`perennial features backfill {self.pipeline} --view {self.view}` builds them anew"
+        )
+
+    @property
+    def unknown(self) -> str | None:
+        """A sentence, if some rows do not tell what made them."""
+        if UNTOLD not in self.known:
+            return None
+        return (
+            f"which definition built the older rows of {self.view} in the lake is not known; "
+            f"`perennial features backfill {self.pipeline} --view {self.view}` builds them by the code's"
         )
 
     def dated(self, rows: pl.DataFrame) -> pl.DataFrame:

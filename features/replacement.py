@@ -6,7 +6,7 @@ import json
 import uuid
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import polars as pl
 
@@ -18,9 +18,11 @@ if TYPE_CHECKING:
     from pyiceberg.manifest import DataFile
 
 LOOKS_AT_ONCE = 8
+# A file of rows as Iceberg describes it.
+RowFile: TypeAlias = "DataFile"
 
 
-def write_files(lake: Lake, table: str, frame: pl.DataFrame) -> list[DataFile]:
+def write_files(lake: Lake, table: str, frame: pl.DataFrame) -> list[RowFile]:
     """Write rows to files that nobody reads until `replace_rows`; `perennial lake expire` deletes those that never are.
 
     Args:
@@ -60,7 +62,7 @@ def write_files(lake: Lake, table: str, frame: pl.DataFrame) -> list[DataFile]:
         ) from error
 
 
-def missing(lake: Lake, table: str, files: Sequence[DataFile]) -> list[str]:
+def missing(lake: Lake, table: str, files: Sequence[RowFile]) -> list[str]:
     """Those of the files that are no longer there."""
     with lake.answering(), ThreadPoolExecutor(LOOKS_AT_ONCE) as threads:
         io, paths = lake.existing(table).io, [file.file_path for file in files]
@@ -71,7 +73,7 @@ def missing(lake: Lake, table: str, files: Sequence[DataFile]) -> list[str]:
 def replace_rows(
     lake: Lake,
     table: str,
-    files: Sequence[DataFile],
+    files: Sequence[RowFile],
     offsets: Mapping[int, int],
     properties: Mapping[str, str],
     still: Mapping[str, str | None],

@@ -26,7 +26,7 @@ def describe(pipeline: PipelineName) -> None:
     """Which topic, field, key, function, window and code feed which feature, as applied; and what changed since."""
     from rich.console import Console
 
-    from features.built import warnings
+    from features.built import read_built
     from features.lineage import changes, declared
     from features.store import applied_lineage
     from flows.context import open_context
@@ -43,8 +43,10 @@ def describe(pipeline: PipelineName) -> None:
             console.print(f"  {sentence}", markup=False, highlight=False)
     else:
         console.print(f"The code of {pipeline} is what is applied.")
-    for sentence in warnings(context.lake, context.spec):
-        console.print(f"{sentence[0].upper()}{sentence[1:]}.", markup=False, highlight=False)
+    for view in context.spec.views:
+        built = read_built(context.lake, context.spec, view)
+        if told_so := built.warning or built.unknown:
+            console.print(f"{told_so[0].upper()}{told_so[1:]}.", markup=False, highlight=False)
 
 
 @app.command()

@@ -33,6 +33,7 @@ from watched import backfill_until, process_of
 from features import backfill as backfilling
 from features import ingest
 from features.backfill import backfill
+from features.built import warnings
 from features.maintenance import expire
 from features.materialize import materialize
 from features.online_check import check_online
@@ -211,14 +212,14 @@ def test_files_of_a_killed_backfill_are_deleted_by_expire(place: Place, shop: Sh
     def files() -> set[Path]:
         return set((place.home / "lake").rglob(f"*{table}/data/**/*.parquet"))
 
-    before = files()
+    before, rows = files(), lake.read(table)
     with process_of(processes, backfill_until, new, "before the commit of features", 2) as process:
         process.join(60)
         assert process.exitcode == -signal.SIGKILL
     assert len(files()) > len(before) > 0
     expire(lake, table, 4, timedelta(0), datetime.now(UTC) + HOUR)
     assert files() == before
-    assert_everything_counts_once(place)
+    assert_frame_equal(lake.read(table).select(rows.columns), rows, check_row_order=False)
 
 
 def test_what_an_ingest_commits_during_a_backfill_is_built_too(
@@ -325,6 +326,27 @@ def test_a_follower_is_told_once_and_goes_on_after_the_backfill(
         assert "another writer" in caplog.text  # it had a conflict and began again
     assert caplog.text.count(sentence) == 1
     assert_everything_counts_once(new)
+
+
+def test_a_follower_of_the_old_definition_goes_on_and_its_rows_ask_for_another_backfill(
+    place: Place, shop: Shop, caplog: pytest.LogCaptureFixture
+) -> None:
+    new, sentence = changed(place), MENDS.format(place.name)
+    shop.send(100)
+    with caplog.at_level(logging.WARNING), running(make_follower(place)):
+        wait_until(lambda: all_is_in(place))
+        assert warnings(new.lake, new.spec)
+        backfill_all(new)
+        assert warnings(new.lake, new.spec) == ()
+        assert sentence not in caplog.text
+        shop.send(100)
+        wait_until(lambda: all_is_in(place))
+    assert caplog.text.count(sentence) == 1
+    assert len(warnings(new.lake, new.spec)) == len(new.spec.views)
+    backfill_all(new)
+    assert warnings(new.lake, new.spec) == ()
+    assert_everything_counts_once(new)
+    assert_online_is_offline(new)
 
 
 def test_a_backfill_without_events_says_what_to_do(place: Place) -> None:
