@@ -184,7 +184,7 @@ class _Session:
         for view in views:
             refreshed = refresh_view(self._of._settings, self._of._lake, self._of._spec, view)
             self._online_keys[view.name] += refreshed.online_keys
-            self._tails[view.name] = self._tail(view)
+            self._tails[view.name], self._built[view.name] = self._tail(view), self._known(view)
 
     def _commit(self, but_not: Set[str] = frozenset()) -> None:
         lake, spec = self._of._lake, self._of._spec

@@ -6,6 +6,7 @@ import json
 import uuid
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TYPE_CHECKING, TypeAlias
 
 import polars as pl
@@ -15,9 +16,12 @@ from features.snapshots import told
 from perennial.errors import BlockedError, ConflictError, StateError
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from pyiceberg.manifest import DataFile
+    from pyiceberg.table import Table
 
 LOOKS_AT_ONCE = 8
+COLUMN_TRIES = 10
 # A file of rows as Iceberg describes it.
 RowFile: TypeAlias = "DataFile"
 
@@ -31,19 +35,17 @@ def write_files(lake: Lake, table: str, frame: pl.DataFrame) -> list[RowFile]:
         frame: rows. Columns the table lacks are added to it as optional columns.
 
     Raises:
-        ConflictError: another writer committed to the table while its columns were changed.
+        ConflictError: others kept committing to the table while columns were added to it.
         StateError: the rows do not fit the table.
         BlockedError: the disk is full, or somebody locks the catalog.
         UnreachableError: the catalog or S3 does not answer.
     """
-    from pyiceberg.exceptions import CommitFailedException
-
     from features.data_files import day_field, write_days
 
     schema = frame.head(0).to_arrow(compat_level=pl.CompatLevel.oldest()).schema
     try:
         with lake.answering():
-            target = lake.made(table, schema, EVENT_TIMESTAMP)
+            target = _made(lake, table, schema)
             check_fits(target, schema)
             if day_field(target.metadata) is None:
                 raise StateError(
@@ -52,14 +54,21 @@ def write_files(lake: Lake, table: str, frame: pl.DataFrame) -> list[RowFile]:
                 )
             # Named by a number of their own: names begin anew with every frame.
             return write_days(frame, target.metadata, target.io, uuid.uuid4())
-    except CommitFailedException as error:
-        raise ConflictError(
-            f"another writer committed to {lake.namespace}.{table} first; nothing was replaced, run it again"
-        ) from error
     except OSError as error:
         raise BlockedError(
             f"the lake at {lake.warehouse} did not take {frame.height} rows: {error}; mend it, run again"
         ) from error
+
+
+def _made(lake: Lake, table: str, schema: pa.Schema) -> Table:
+    from pyiceberg.exceptions import CommitFailedException
+
+    for _ in range(COLUMN_TRIES):
+        with suppress(CommitFailedException):  # a follower, which commits often
+            return lake.made(table, schema, EVENT_TIMESTAMP)
+    raise ConflictError(
+        f"other writers committed to {lake.namespace}.{table} first {COLUMN_TRIES} times; nothing was replaced, run it again"
+    )
 
 
 def missing(lake: Lake, table: str, files: Sequence[RowFile]) -> list[str]:
