@@ -155,7 +155,7 @@ class Lake:
         from features.transaction import OneCopyTransaction
 
         schema = frame.head(0).to_arrow(compat_level=pl.CompatLevel.oldest()).schema
-        target = self.made(table, schema, partition_by)
+        target = self._table(table, schema, partition_by)
         check_fits(target, schema)
         known = positions_of(target)
         # The catalog refuses what another writer overtakes from here on; this, what it overtook before.
@@ -341,7 +341,7 @@ class Lake:
         except NoSuchTableError:
             return None
 
-    def made(self, table: str, schema: pa.Schema, partition_by: str | None) -> Table:
+    def _table(self, table: str, schema: pa.Schema, partition_by: str | None) -> Table:
         """The table, made or given columns where it lacks them."""
         target = self._found(table)
         if target is None:

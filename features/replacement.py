@@ -65,7 +65,7 @@ def _made(lake: Lake, table: str, schema: pa.Schema) -> Table:
 
     for _ in range(COLUMN_TRIES):
         with suppress(CommitFailedException):  # a follower, which commits often
-            return lake.made(table, schema, EVENT_TIMESTAMP)
+            return lake._table(table, schema, EVENT_TIMESTAMP)
     raise ConflictError(
         f"other writers committed to {lake.namespace}.{table} first {COLUMN_TRIES} times; nothing was replaced, run it again"
     )

@@ -177,8 +177,8 @@ def test_a_column_of_another_type_is_refused_and_nothing_is_kept(lake: Lake) -> 
 class Overtaken(Lake):
     """A lake in which another writer commits after this one has read the table and before it writes."""
 
-    def made(self, *arguments: Any) -> Any:
-        table = super().made(*arguments)
+    def _table(self, *arguments: Any) -> Any:
+        table = super()._table(*arguments)
         Lake(Settings(home=Path(self.catalog_uri.removeprefix("sqlite:///")).parent), "toys").append(
             "sold", sold(100), {0: 50}
         )
