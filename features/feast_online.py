@@ -78,6 +78,16 @@ class NewestOnlineStore(Protocol):
         `created_timestamp` is null where the store does not know it.
         """
 
+    def remove_numbers(self, config: Any, table: Any, rows: pl.DataFrame) -> int:
+        """Take rows out, each unless another one of its key is there by now.
+
+        Args:
+            rows: what `read_numbers` told; their times say which rows they are.
+
+        Returns:
+            How many rows were taken out.
+        """
+
     def keys(self, config: Any, table: Any) -> Iterator[list[str]]:
         """Every key of the view that the store holds, in batches; one that comes in meanwhile may be missed."""
 
@@ -206,6 +216,16 @@ class NewestSqliteOnlineStore(SqliteOnlineStore):
         ]
         return numbers_frame(table, found)
 
+    def remove_numbers(self, config: Any, table: Any, rows: pl.DataFrame) -> int:
+        """See `NewestOnlineStore`."""
+        removed = 0
+        statement = f"DELETE FROM {_table(config, table)} WHERE entity_key = ? AND event_us = ? AND created_us = ?"
+        for some in rows.iter_slices(ROWS_A_TRANSACTION):
+            with self._transaction(config) as connection:
+                connection.execute(_create(_table(config, table)))
+                removed += connection.executemany(statement, list(row_places(table, some))).rowcount
+        return removed
+
     def keys(self, config: Any, table: Any) -> Iterator[list[str]]:
         """See `NewestOnlineStore`."""
         after = b""
@@ -297,6 +317,16 @@ def key_bytes(join_key: str, keys: Sequence[str] | pl.Series) -> list[bytes]:
     head = serialize_entity_key_prefix([join_key], KEY_VERSION) + struct.pack("<I", ValueType.STRING)
     texts = [key.encode() for key in keys]
     return [b"%b%b%b" % (head, struct.pack("<I", len(text)), text) for text in texts]
+
+
+def row_places(table: Any, rows: pl.DataFrame) -> Iterator[tuple[bytes, int, int]]:
+    """(key, event time, created time) of rows, as the store has them."""
+    return zip(
+        key_bytes(table.join_keys[0], rows.get_column(table.join_keys[0])),
+        rows.get_column(EVENT_TIMESTAMP).cast(pl.Int64),
+        rows.get_column(CREATED_TIMESTAMP).cast(pl.Int64).fill_null(UNKNOWN_US),
+        strict=True,
+    )
 
 
 def entries_of(numbers: pl.Series, message: Callable[[Any], Any]) -> list[bytes]:

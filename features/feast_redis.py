@@ -32,6 +32,7 @@ from features.feast_online import (
     key_bytes,
     micros,
     numbers_frame,
+    row_places,
 )
 from features.lake import CREATED_TIMESTAMP, EVENT_TIMESTAMP
 from features.light_feast import Value, deserialize_entity_key, serialize_entity_key, serialize_entity_key_prefix
@@ -93,6 +94,14 @@ if held[1] then
     if before or (same and older(ARGV[4], held[2] or '')) then return 0 end
 end
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[3], ARGV[2], ARGV[4], unpack(ARGV, 5))
+return 1
+"""
+
+# Takes one key's row out if it is the one of these times.
+REMOVE = """
+local held = redis.call('HMGET', KEYS[1], ARGV[1], ARGV[2])
+if held[1] ~= ARGV[3] or (held[2] or '') ~= ARGV[4] then return 0 end
+redis.call('HDEL', KEYS[1], ARGV[1], ARGV[2], unpack(ARGV, 5))
 return 1
 """
 
@@ -172,6 +181,12 @@ class NewestRedisOnlineStore(RedisOnlineStore):
                     found.append((key, _micros_of(at), _micros_of(created or b""), held))
         return numbers_frame(table, found)
 
+    def remove_numbers(self, config: Any, table: Any, rows: pl.DataFrame) -> int:
+        """See `features.feast_online.NewestOnlineStore`."""
+        names = [_field(table, feature.name) for feature in table.features]
+        places = ((key, at, created, names) for key, at, created in row_places(table, rows))
+        return self._for_each(config, table, places, REMOVE)
+
     def keys(self, config: Any, table: Any) -> Iterator[list[str]]:
         """See `features.feast_online.NewestOnlineStore`; Redis may tell a key twice."""
         join_key, project, at = table.join_keys[0], config.project.encode(), _times(table)[0]
@@ -199,18 +214,24 @@ class NewestRedisOnlineStore(RedisOnlineStore):
             super().update(config, *tables, **named)
 
     def _put(self, config: Any, table: Any, rows: Iterable[tuple[bytes, int, int, Iterable[bytes]]]) -> int:
+        return self._for_each(config, table, rows, WRITE_NEWEST)
+
+    def _for_each(
+        self, config: Any, table: Any, rows: Iterable[tuple[bytes, int, int, Iterable[bytes]]], code: str
+    ) -> int:
+        """Run a script on each row; how often it did something."""
         client = self._get_client(config.online_store)
-        script, times = client.register_script(WRITE_NEWEST), _times(table)
+        script, times = client.register_script(code), _times(table)
         project = config.project.encode()
-        written = 0
+        done = 0
         for some in _in_parts(rows):
             with _redis_answers(config.online_store), client.pipeline(transaction=False) as pipe:
                 for key, at, created, values in some:
                     script(
                         keys=[key + project], args=[*times, _timestamp(at), _timestamp(created), *values], client=pipe
                     )
-                written += sum(pipe.execute())
-        return written
+                done += sum(pipe.execute())
+        return done
 
     def _read_hash_fields(
         self, config: Any, commands: list[tuple[bytes, list[str | bytes]]]

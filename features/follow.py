@@ -18,6 +18,7 @@ from typing import Any
 import polars as pl
 
 from features import windows
+from features.built import Built, read_built
 from features.consumer import (
     FIRST_POLL_ROWS,
     Batch,
@@ -81,6 +82,7 @@ class Follower:
         self._settings, self._lake, self._spec = settings, lake, spec
         self._every_s, self._max_rows, self._on_commit = every_s, max_rows, on_commit
         self._stopped = threading.Event()
+        self._warned: set[str] = set()
 
     def stop(self) -> None:
         """End soon: what was read is committed first."""
@@ -125,6 +127,7 @@ class _Session:
         topics = ingest_topics(settings, lake, spec.events, now)
         views = tuple(refresh_view(settings, lake, spec, view) for view in spec.views)
         follower._on_commit(Committed(topics, views))
+        self._built = {view.name: self._known(view) for view in spec.views}
         self._streams = {event.topic: TopicStream(settings, lake, event) for event in spec.events}
         self._writer = OnlineWriter(spec, settings)
         self._tails = {view.name: self._tail(view) for view in spec.views}
@@ -171,6 +174,7 @@ class _Session:
         rows = self._tails[view.name].build(events)
         if rows is None:
             return False
+        rows = self._built[view.name].dated(rows)
         self._online_keys[view.name] += self._writer.write(view, rows)
         self._rows[view.name].append(rows)
         return True
@@ -180,7 +184,7 @@ class _Session:
         for view in views:
             refreshed = refresh_view(self._of._settings, self._of._lake, self._of._spec, view)
             self._online_keys[view.name] += refreshed.online_keys
-            self._tails[view.name] = self._tail(view)
+            self._tails[view.name], self._built[view.name] = self._tail(view), self._known(view)
 
     def _commit(self, but_not: Set[str] = frozenset()) -> None:
         lake, spec = self._of._lake, self._of._spec
@@ -195,7 +199,9 @@ class _Session:
             if view.name in but_not or positions == built[view.topic]:
                 continue
             kept = pl.concat([self._no_rows[view.name], *rows])
-            lake.append(view_table(view), kept, positions, read_from=built[view.topic])
+            known = self._built[view.name] = self._built[view.name].holding(kept)
+            # A backfill may have replaced all rows and have moved no positions; these belong to those before it.
+            lake.append(view_table(view), kept, positions, known.words, read_from=built[view.topic], still=known.still)
             views.append(ViewRefresh(view.name, kept.height, self._online_keys[view.name]))
             self._online_keys[view.name] = 0
         for topic, stream in self._streams.items():
@@ -207,6 +213,13 @@ class _Session:
             self._counts[topic] = counts
         self._committed_at = time.monotonic()
         self._of._on_commit(Committed(tuple(topics), tuple(views)))
+
+    def _known(self, view: FeatureView) -> Built:
+        known = read_built(self._of._lake, self._of._spec, view)
+        if known.warning and view.name not in self._of._warned:
+            self._of._warned.add(view.name)
+            LOG.warning("%s", known.warning)
+        return known
 
     def _tail(self, view: FeatureView) -> Tail:
         stream = self._streams[view.topic]

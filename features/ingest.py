@@ -14,6 +14,7 @@ import polars as pl
 from features import windows
 from features.arrival import Counts, counted
 from features.backlog import read_backlog
+from features.built import read_built
 from features.consumer import ahead, behind, open_consumer, read_to_end, tell_positions
 from features.lake import EVENT_TIMESTAMP, Lake
 from features.store import view_table, write_online
@@ -125,21 +126,40 @@ def refresh_view(settings: Settings, lake: Lake, spec: PipelineSpec, view: Featu
         ConflictError: another ingest built the same features in between; the next run goes on from there.
     """
     event, table = spec.event(view.topic), view_table(view)
-    built: Mapping[int, int] = lake.offsets(table)
-    there = lake.offsets(event.table)
+    known = read_built(lake, spec, view)
+    reached: Mapping[int, int] = lake.offsets(table)
     added = online_keys = 0
-    # A new partition's first offset may be far from 0.
-    begin = built if there.keys() <= built.keys() else {**lake.first_offsets(event.table), **built}
-    for end in _steps(begin, there, MAX_NEW_ROWS):
-        new = lake.read_places(event.table, built, end, windows.inputs(view, event))
-        rows = build_new_features(lake, view, event, built, new)
+    for built, end in new_features(lake, view, event, reached, lake.offsets(event.table)):
+        rows = known.dated(built)
+        known = known.holding(rows)
         # Online first: killed in between, the rows are built and written once more, and the online store takes them again.
         online_keys += write_online(spec, settings, view, rows)
-        built = lake.append(table, rows, end, read_from=built).offsets
+        reached = lake.append(table, rows, end, known.words, read_from=reached, still=known.still).offsets
         added += rows.height
     if not lake.exists(table):
         lake.append(table, windows.build_features(pl.DataFrame(schema=topic_schema(event)), view, event))
     return ViewRefresh(view.name, added, online_keys)
+
+
+def new_features(
+    lake: Lake, view: FeatureView, event: EventSpec, built: Mapping[int, int], there: Mapping[int, int]
+) -> Iterator[tuple[pl.DataFrame, Mapping[int, int]]]:
+    """Feature rows that events between two Kafka positions add or correct, in steps of bounded size.
+
+    Args:
+        built: positions up to which features were built.
+        there: positions up to which the lake holds events, or some before.
+
+    Returns:
+        For each step its rows, as of `build_new_features`, and the positions that it reaches; the last are `there`.
+    """
+    # A new partition's first offset may be far from 0.
+    begin = built if there.keys() <= built.keys() else {**lake.first_offsets(event.table), **built}
+    before: Mapping[int, int] = built
+    for end in _steps(begin, there, MAX_NEW_ROWS):
+        new = lake.read_places(event.table, before, end, windows.inputs(view, event))
+        yield build_new_features(lake, view, event, before, new), end
+        before = {**before, **end}
 
 
 def build_new_features(

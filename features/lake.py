@@ -102,6 +102,7 @@ class Lake:
         properties: Mapping[str, str] | None = None,
         partition_by: str | None = EVENT_TIMESTAMP,
         read_from: Mapping[int, int] | None = None,
+        still: Mapping[str, str | None] | None = None,
     ) -> LakeCommit:
         """Append rows, and the Kafka positions they reach, in one atomic commit.
 
@@ -114,12 +115,14 @@ class Lake:
             partition_by: timestamp column whose day partitions a new table; None for no partitions.
             read_from: the table's positions that the rows were read from; None does not look at them. With them, a writer
                 that moved no positions, such as a compaction, is let pass and the append tried again.
+            still: properties that the table must still tell, None for one that it must not; default does not look.
 
         Returns:
             What was committed.
 
         Raises:
-            ConflictError: another writer committed first, or moved the positions since; nothing of this append is visible.
+            ConflictError: another writer committed first, or moved the positions or what must still hold since; nothing of
+                this append is visible.
             StateError: the rows do not fit the table.
             BlockedError: the disk is full, or somebody locks the catalog.
             UnreachableError: the catalog or S3 does not answer. If only its answer was lost, the rows are there: read
@@ -133,7 +136,7 @@ class Lake:
         for tries_left in reversed(range(APPEND_TRIES if moves else 1)):
             try:
                 with self.answering():
-                    return self._append(table, frame, offsets or {}, said, partition_by, read_from)
+                    return self._append(table, frame, offsets or {}, said, partition_by, read_from, still or {})
             except CommitFailedException as error:
                 if not tries_left:
                     raise ConflictError(
@@ -153,19 +156,21 @@ class Lake:
         properties: Mapping[str, str],
         partition_by: str | None,
         read_from: Mapping[int, int] | None,
+        still: Mapping[str, str | None],
     ) -> LakeCommit:
         from features.transaction import OneCopyTransaction
 
         schema = frame.head(0).to_arrow(compat_level=pl.CompatLevel.oldest()).schema
         target = self._table(table, schema, partition_by)
-        _check_fits(target, schema)
-        known = _offsets(target)
+        check_fits(target, schema)
+        known = positions_of(target)
         # The catalog refuses what another writer overtakes from here on; this, what it overtook before.
         if read_from is not None and known != read_from:
             raise ConflictError(
                 f"another writer moved {self.namespace}.{table} from {dict(read_from)} to {known}; "
                 "nothing was kept, run it again"
             )
+        check_still(target, still)
         positions = {**known, **offsets}
         transaction = OneCopyTransaction(target)
         with transaction:
@@ -173,10 +178,10 @@ class Lake:
         snapshot = target.current_snapshot()
         if snapshot is None:
             raise StateError(f"{self.namespace}.{table} has no snapshot after a commit; the catalog is damaged")
-        self._tidy(target)
+        self.tidy(target)
         return LakeCommit(table, snapshot.snapshot_id, frame.height, positions)
 
-    def _tidy(self, target: Table) -> None:
+    def tidy(self, target: Table) -> None:
         """Housekeeping after a commit, which has happened whatever becomes of this; the next commit tries again."""
         try:
             with self.answering():
@@ -247,7 +252,7 @@ class Lake:
     def offsets(self, table: str) -> dict[int, int]:
         """Next Kafka position by partition, as of the last commit; empty if nothing was committed yet."""
         found = self._found(table)
-        return _offsets(found) if found else {}
+        return positions_of(found) if found else {}
 
     def snapshot_id(self, table: str) -> int | None:
         """Id of the current snapshot; None if there is no table or nothing in it."""
@@ -262,6 +267,11 @@ class Lake:
         """
         found = self._found(table)
         return next((words(s)[name] for s in ancestors(found) if name in words(s)), None) if found else None
+
+    def words(self, table: str) -> dict[str, str]:
+        """All that the table says in perennial's own words (`perennial.*`); nothing if there is no such table."""
+        found = self._found(table)
+        return told(found) if found else {}
 
     def rows(self, table: str) -> int:
         """Number of rows, from the snapshot's summary."""
@@ -338,6 +348,7 @@ class Lake:
             return None
 
     def _table(self, table: str, schema: pa.Schema, partition_by: str | None) -> Table:
+        """The table, made or given columns where it lacks them."""
         target = self._found(table)
         if target is None:
             return self._create(table, schema, partition_by)
@@ -364,7 +375,7 @@ class Lake:
         return self.existing(table)
 
 
-def _check_fits(table: Table, schema: pa.Schema) -> None:
+def check_fits(table: Table, schema: pa.Schema) -> None:
     """Raise StateError where a column's type is not the table's; pyiceberg would print a table and raise ValueError."""
     from pyiceberg.exceptions import ResolveError
     from pyiceberg.io.pyarrow import pyarrow_to_schema
@@ -397,6 +408,16 @@ def rows_of(
     at = pl.col(EVENT_TIMESTAMP)
     rows = rows.filter(at >= since) if since else rows
     return rows.filter(at < until) if until else rows
+
+
+def check_still(target: Table, still: Mapping[str, str | None]) -> None:
+    """Raise ConflictError if the table no longer tells what it must (None: if it tells what it must not)."""
+    now = told(target) if still else {}
+    moved = {name: now.get(name) for name, value in still.items() if now.get(name) != value}
+    if moved:
+        raise ConflictError(
+            f"another writer replaced the rows of {'.'.join(target.name())} ({moved}); nothing was kept, run it again"
+        )
 
 
 def scan(
@@ -437,7 +458,7 @@ def without_duplicates(events: pl.DataFrame) -> pl.DataFrame:
     return events.filter(~pl.col(IS_DUPLICATE).fill_null(value=False))
 
 
-def _offsets(table: Table) -> dict[int, int]:
+def positions_of(table: Table) -> dict[int, int]:
     """Positions as of the newest snapshot that tells them: other Iceberg clients commit, too, and know nothing of Kafka.
 
     Raises:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
@@ -46,6 +47,8 @@ class FeatureLineage:
 
 
 NAMES = ("view", "feature")
+# To be raised when features/windows.py gives other values of the same events, so that people are told to backfill.
+ROWS_VERSION = 1
 VIEW_TAGS = ("entity", "topic", "key", "ttl_s", "code")
 
 
@@ -109,6 +112,20 @@ def changes(now: Sequence[FeatureLineage], applied: Sequence[FeatureLineage]) ->
     codes = {of.code for place, of in known.items() if place in wanted}
     told += [f"code {code} was applied, it is {of.code} now" for of in now[:1] for code in sorted(codes - {of.code})]
     return told
+
+
+def definition(spec: PipelineSpec, view: FeatureView) -> str:
+    """A fingerprint of what decides the values of a view's rows.
+
+    Not `code_version`, which a comment changes, and not how long a value counts, which is decided when it is read.
+    """
+    event = spec.event(view.topic)
+    told = [
+        ROWS_VERSION,
+        (view.entity, view.topic, view.key, event.lateness_s, event.event_id),
+        sorted((a.name, a.field, a.function, a.window_s) for a in view.aggregates),
+    ]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:12]
 
 
 @lru_cache(maxsize=32)

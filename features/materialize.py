@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import polars as pl
+
+from features.built import of_earlier_rebuilds, rebuilds_of
 from features.lake import Lake
 from features.newest import newest_rows
-from features.store import OnlineWriter
+from features.store import OnlineWriter, view_table
 from pipelines.spec import FeatureView
 
 # Few, so that a follower beside it waits only a moment for SQLite's write lock.
@@ -21,11 +24,13 @@ class Materialized:
         view: the view.
         keys: different keys in the lake.
         written: those that were written; of the others a newer row was online already.
+        removed: keys that are no longer in the lake since a backfill, taken out of the store.
     """
 
     view: str
     keys: int
     written: int
+    removed: int = 0
 
 
 def materialize(online: OnlineWriter, lake: Lake, view: FeatureView) -> Materialized:
@@ -39,13 +44,38 @@ def materialize(online: OnlineWriter, lake: Lake, view: FeatureView) -> Material
         view: one of the pipeline's views.
 
     Returns:
-        How many keys there are, and how many were written. Nothing in the lake: no key.
+        How many keys there are, how many were written, and how many were taken out. Nothing in the lake: no key.
 
     Raises:
         UnreachableError: the online store does not answer. Some keys may have been written; run it again.
     """
     keys = written = 0
+    rebuilds = rebuilds_of(lake.words(view_table(view)))
     for _, newest in newest_rows(lake, view):
         keys += newest.height
         written += sum(online.write(view, some) for some in newest.iter_slices(KEYS_A_WRITE))
-    return Materialized(view.name, keys, written)
+    removed = _remove_outlived(online, lake, view, rebuilds) if rebuilds else 0
+    return Materialized(view.name, keys, written, removed)
+
+
+def _remove_outlived(online: OnlineWriter, lake: Lake, view: FeatureView, rebuilds: int) -> int:
+    """Take out what was online before a backfill and has no row in the lake any more; how many keys that are.
+
+    With another key or lateness, a key may be gone, or its newest row older than the one online, which is then kept from
+    being written. Rows of the stream are of the newest rebuild, or will be written again as such after its conflict.
+    """
+    gone: list[str] = []
+    for keys in online.keys(view):
+        for start in range(0, len(keys), KEYS_A_WRITE):
+            outlived = of_earlier_rebuilds(online.read(view, keys[start : start + KEYS_A_WRITE]), rebuilds)
+            online.remove(view, outlived)
+            gone.extend(outlived.get_column(view.entity))
+    if not gone:
+        return 0
+    names = pl.Series(gone, dtype=pl.String).unique()
+    there = 0
+    for _, newest in newest_rows(lake, view, pl.col(view.entity).is_in(names.implode())):
+        there += newest.height
+        for some in newest.iter_slices(KEYS_A_WRITE):
+            online.write(view, some)
+    return len(names) - there

@@ -52,6 +52,16 @@ def first_offsets(table: Table) -> dict[int, int]:
     return found
 
 
+def event_spans(table: Table) -> list[tuple[int, int, int]]:
+    """(first event time, last, rows) of every file that tells them in its statistics; times in microseconds since 1970."""
+    found = []
+    for task in table.scan(selected_fields=("event_timestamp",)).plan_files():
+        first, last = _bounds(table, task.file, "event_timestamp")
+        if first is not None and last is not None:
+            found.append((first, last, task.file.record_count))
+    return found
+
+
 def _bounds(table: Table, file: DataFile, column: str) -> tuple[int | None, int | None]:
     from pyiceberg.conversions import from_bytes
 

@@ -280,6 +280,10 @@ class OnlineWriter:
         """What is online of these keys, in no order: key, `event_timestamp`, `created_timestamp` and the features."""
         return self._store.read_numbers(self._config, self._views[view.name], keys)
 
+    def remove(self, view: FeatureView, rows: pl.DataFrame) -> int:
+        """Take rows out that `read` told, each unless another one of its key is there by now; how many were taken out."""
+        return self._store.remove_numbers(self._config, self._views[view.name], rows) if rows.height else 0
+
     def keys(self, view: FeatureView) -> Iterator[list[str]]:
         """Every key that is online, in batches; a key may be told twice."""
         return self._store.keys(self._config, self._views[view.name])

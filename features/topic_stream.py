@@ -33,7 +33,7 @@ class TopicStream:
     """
 
     def __init__(self, settings: Settings, lake: Lake, event: EventSpec) -> None:
-        _add_new_columns(lake, event)
+        add_new_columns(lake, event)
         self.event = event
         self._settings = settings
         self._lake = lake
@@ -125,7 +125,7 @@ class TopicStream:
         return known.filter(pl.col(LATE_S).fill_null(0.0) <= float(self.event.lateness_s)).select(wanted)
 
 
-def _add_new_columns(lake: Lake, event: EventSpec) -> None:
+def add_new_columns(lake: Lake, event: EventSpec) -> None:
     """A field that is new in the pipeline is a column from now on, though no event has it yet."""
     columns = lake.columns(event.table)
     if columns and not topic_schema(event).keys() <= columns:

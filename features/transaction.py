@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
 from pyiceberg.exceptions import CommitFailedException
-from pyiceberg.manifest import DataFile, ManifestContent, ManifestFile
+from pyiceberg.manifest import DataFile, ManifestContent, ManifestEntry, ManifestEntryStatus, ManifestFile
 from pyiceberg.table import Table, TableProperties, Transaction
 from pyiceberg.table.metadata import TableMetadata
 from pyiceberg.table.snapshots import Operation, Summary
@@ -90,6 +91,49 @@ class _Rewrite(_OverwriteFiles):
         size = TableProperties.MANIFEST_TARGET_SIZE_BYTES_DEFAULT
         merge = _ManifestMergeManager(size, min_count_to_merge=2, merge_enabled=True, snapshot_producer=self)
         return merge.merge_manifests(data) + others
+
+
+def replace_all(table: Table, new: Sequence[DataFile], properties: dict[str, str]) -> None:
+    """Let files take the place of all rows of a table, in one commit.
+
+    Args:
+        table: as it is now.
+        new: files that are written already.
+        properties: what the snapshot says about itself.
+
+    Raises:
+        CommitFailedException: another writer committed since the table was read; nothing was replaced.
+    """
+    with OneCopyTransaction(table) as transaction:
+        replacement = _Replacement(Operation.OVERWRITE, transaction, table.io, snapshot_properties=properties)
+        for file in new:
+            replacement.append_data_file(file)
+        replacement.commit()
+
+
+class _Replacement(_OverwriteFiles):
+    """An overwrite of every file. pyiceberg's own looks each of them up by a filter with a term for each day."""
+
+    def _existing_manifests(self) -> list[ManifestFile]:
+        return []
+
+    def _deleted_entries(self) -> list[ManifestEntry]:
+        snapshot = self._transaction.table_metadata.current_snapshot()
+        manifests = snapshot.manifests(self._io) if snapshot else []
+        gone = [
+            ManifestEntry.from_args(
+                status=ManifestEntryStatus.DELETED,
+                snapshot_id=self._snapshot_id,
+                sequence_number=entry.sequence_number,
+                file_sequence_number=entry.file_sequence_number,
+                data_file=entry.data_file,
+            )
+            for manifest in manifests
+            if manifest.content == ManifestContent.DATA
+            for entry in manifest.fetch_manifest_entry(self._io, discard_deleted=True)
+        ]
+        self._deleted_data_files = {entry.data_file for entry in gone}  # the summary takes them off its totals
+        return gone
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from prefect import flow, get_run_logger
 from prefect.artifacts import acreate_markdown_artifact
 
+from features.built import warnings
 from features.ingest import TopicIngest, ViewRefresh, ingest_topics, refresh_view
 from features.metrics import StreamState, observe, report
 from flows.context import moment, open_context
@@ -22,7 +23,7 @@ class IngestSummary:
     Attributes:
         topics: per topic.
         views: per feature view.
-        warnings: what could not be told to Prometheus, in sentences.
+        warnings: in sentences, what could not be told to Prometheus, and views that want a backfill.
     """
 
     topics: tuple[TopicIngest, ...]
@@ -68,7 +69,9 @@ async def ingest(pipeline: str = "flights", as_of: datetime | None = None) -> In
     views = tuple([await build_view(pipeline, view.name) for view in context.spec.views])
     lag_rows = {topic.topic: topic.lag_rows for topic in topics}
     state = await asyncio.to_thread(observe, context.lake, context.spec, lag_rows)
-    summary = IngestSummary(topics, views, await asyncio.to_thread(report, context.settings, state, now))
+    to_backfill = await asyncio.to_thread(warnings, context.lake, context.spec)
+    not_reported = await asyncio.to_thread(report, context.settings, state, now)
+    summary = IngestSummary(topics, views, (*not_reported, *to_backfill))
     for warning in summary.warnings:
         get_run_logger().warning(warning)
     await acreate_markdown_artifact(

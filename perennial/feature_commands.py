@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
+    from features.backfill import Backfill
     from features.lineage import FeatureLineage
     from features.materialize import Materialized
     from features.online_check import Difference, ViewCheck
@@ -25,6 +26,7 @@ def describe(pipeline: PipelineName) -> None:
     """Which topic, field, key, function, window and code feed which feature, as applied; and what changed since."""
     from rich.console import Console
 
+    from features.built import read_built
     from features.lineage import changes, declared
     from features.store import applied_lineage
     from flows.context import open_context
@@ -41,6 +43,10 @@ def describe(pipeline: PipelineName) -> None:
             console.print(f"  {sentence}", markup=False, highlight=False)
     else:
         console.print(f"The code of {pipeline} is what is applied.")
+    for view in context.spec.views:
+        built = read_built(context.lake, context.spec, view)
+        if told_so := built.warning or built.unknown:
+            console.print(f"{told_so[0].upper()}{told_so[1:]}.", markup=False, highlight=False)
 
 
 @app.command()
@@ -96,6 +102,28 @@ def materialize(pipeline: PipelineName) -> None:
         keys += done.keys
     if not keys:
         raise StateError(f"the lake holds no features of {pipeline} yet; run `perennial ingest {pipeline}` first")
+
+
+@app.command()
+def backfill(
+    pipeline: PipelineName,
+    view: Annotated[str | None, typer.Option("--view", help="Only this view; default all of the pipeline's.")] = None,
+) -> None:
+    """Build every row of the views anew from the events in the lake, after their definition was changed; then online.
+
+    The new rows take the place of the old ones in one commit a view. It can run beside an ingest, and again.
+    """
+    from features.backfill import backfill as build_anew
+    from flows.context import open_context
+    from perennial.errors import UsageError
+
+    context = open_context(pipeline)
+    views = [known for known in context.spec.views if view in (None, known.name)]
+    if not views:
+        names = ", ".join(known.name for known in context.spec.views) or "none"
+        raise UsageError(f"{pipeline} has no view {view!r}; it has {names}")
+    for wanted in views:
+        print(told_backfill(build_anew(context.settings, context.lake, context.spec, wanted)), flush=True)
 
 
 def lineage_tables(lineage: Sequence[FeatureLineage]) -> Iterator[Table]:
@@ -159,7 +187,15 @@ def told_of(done: Materialized) -> str:
     if not done.keys:
         return f"{done.view}: nothing in the lake"
     newer = done.keys - done.written
-    return f"{done.view}: {done.written:,} keys written" + (f", {newer:,} newer online already" if newer else "")
+    told = f"{done.view}: {done.written:,} keys written" + (f", {newer:,} newer online already" if newer else "")
+    return told + (f", {done.removed:,} that the lake no longer has removed" if done.removed else "")
+
+
+def told_backfill(done: Backfill) -> str:
+    """What a backfill did to a view, as a sentence."""
+    rows = f"{done.rows_before:,} rows before, {done.rows_after:,} rows after"
+    removed = f", {done.removed_keys:,} removed" if done.removed_keys else ""
+    return f"{done.view}: {rows}; {done.online_keys:,} keys online{removed}; {done.seconds:.1f} s"
 
 
 def span(seconds: str) -> str:

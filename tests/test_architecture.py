@@ -104,6 +104,7 @@ def test_each_foreign_system_is_known_to_few_modules(library: str) -> None:
             "features/maintenance.py",
             "features/newest.py",
             "features/places.py",
+            "features/replacement.py",
             "features/snapshots.py",
             "features/transaction.py",
         ],

@@ -22,6 +22,7 @@ import polars as pl
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from polars.testing import assert_frame_equal
 
+from features.backfill import Backfill, backfill
 from features.broker import ensure_topics
 from features.dead_letters import DEAD_LETTERS
 from features.follow import Committed, Follower
@@ -41,7 +42,23 @@ BAD = (b"{", b"[1]", b'{"id": 7}', b"\xff\xfe", b"")
 PARTITIONS = 3
 
 
-def make_spec(name: str) -> PipelineSpec:
+def aggregates(kind: str, changed: bool) -> tuple[Aggregate, ...]:
+    """What is first asked of a topic; and after a change of mind: every window is shorter but one, and there is one more."""
+    windows_h = (3, 2, 6, 1) if changed else (24, 2, 24, 2)
+    more = (Aggregate(name=f"{kind}_amount_mean_5h", field="amount", function="mean", window_s=5 * HOUR_S),)
+    names = (
+        ("amount_mean_1d", "amount"),
+        ("count_2h", "amount"),
+        ("liked_rate_1d", "liked"),
+        ("amount_last_2h", "amount"),
+    )
+    return tuple(
+        Aggregate(name=f"{kind}_{name}", field=field_, function=name.split("_")[-2], window_s=hours * HOUR_S)
+        for (name, field_), hours in zip(names, windows_h, strict=True)
+    ) + (more if changed else ())
+
+
+def make_spec(name: str, changed: bool = False) -> PipelineSpec:
     """Two topics, and a view of each."""
     viewed, ordered = (
         EventSpec(
@@ -72,12 +89,7 @@ def make_spec(name: str) -> PipelineSpec:
                 entity="customer_id",
                 topic=event.topic,
                 key="customer_id",
-                aggregates=(
-                    Aggregate(name=f"{kind}_amount_mean_1d", field="amount", function="mean", window_s=24 * HOUR_S),
-                    Aggregate(name=f"{kind}_count_2h", field="amount", function="count", window_s=2 * HOUR_S),
-                    Aggregate(name=f"{kind}_liked_rate_1d", field="liked", function="rate", window_s=24 * HOUR_S),
-                    Aggregate(name=f"{kind}_amount_last_2h", field="amount", function="last", window_s=2 * HOUR_S),
-                ),
+                aggregates=aggregates(kind, changed),
                 ttl_s=48 * HOUR_S,
             )
             for kind, event in (("viewed", viewed), ("ordered", ordered))
@@ -91,13 +103,14 @@ def make_spec(name: str) -> PipelineSpec:
 
 @dataclass(frozen=True)
 class Place:
-    """Where one test's shop is; goes to other processes."""
+    """Where one test's shop is, and whether its views' definitions were changed; goes to other processes."""
 
     home: Path
     address: str
     name: str
     online: str = ""
     kafka_options: tuple[tuple[str, Any], ...] = ()
+    changed: bool = False
 
     @property
     def settings(self) -> Settings:
@@ -114,7 +127,7 @@ class Place:
 
     @property
     def spec(self) -> PipelineSpec:
-        return make_spec(self.name)
+        return make_spec(self.name, self.changed)
 
 
 def event_value(name: str, at: datetime, customer: str = "c0", amount: float = 1.0, liked: bool | None = None) -> bytes:
@@ -233,6 +246,11 @@ def follow_to_the_end(place: Place) -> None:
         place, lambda committed: None if any(t.lag_rows for t in committed.topics) else follower.stop()
     )
     follower.run()
+
+
+def backfill_all(place: Place) -> list[Backfill]:
+    """Every view anew, as the command does it."""
+    return [backfill(place.settings, place.lake, place.spec, view) for view in place.spec.views]
 
 
 def wait_until(true: Callable[[], bool], within_s: float = 60) -> None:

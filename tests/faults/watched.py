@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from pyiceberg.catalog.sql import SqlCatalog
-from shop import Place, follow, make_follower, take_in, take_in_again_and_again
+from shop import Place, backfill_all, follow, make_follower, take_in, take_in_again_and_again
 
+from features import backfill as backfilling
 from features import consumer
 from features import follow as following
 from features.feast_online import NewestSqliteOnlineStore
@@ -39,6 +40,7 @@ def tell_steps(tell: Callable[[str], None]) -> None:
 
     around(SqlCatalog, "commit_table", lambda _, table, *__: f"the commit of {_kind(table.name()[-1])}")
     around(NewestSqliteOnlineStore, "write_numbers", lambda *_: "the online write")
+    around(backfilling, "write_files", lambda *_: "writing files")
     around(TopicStream, "take", lambda *_: "decoding")
     around(consumer, "poll", lambda *_: "reading")
     around(following, "poll", lambda *_: "reading")
@@ -73,6 +75,20 @@ def ingest_until(place: Place, mode: str, step: str, ready: Any) -> None:
         make_follower(place, now_it_follows).run()
     else:
         take_in(place)
+
+
+def backfill_until(place: Place, step: str, times: int) -> None:
+    """Build everything anew, and be killed at that step, when it is reached for the so many-th time."""
+    reached = 0
+
+    def die_at(now: str) -> None:
+        nonlocal reached
+        reached += now == step
+        if reached == times:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    tell_steps(die_at)
+    backfill_all(place)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from features.lineage import FeatureLineage, changes, declared
+from features.lineage import FeatureLineage, changes, declared, definition
 from features.store import applied_lineage, open_store
 from perennial.errors import StateError
 from perennial.scaffold import init_pipeline
@@ -84,6 +84,30 @@ def test_another_code_version_is_told_once_however_many_features_it_made() -> No
     now = [replace(of, code="0.2.0+bbbbbbbb") for of in (OF, other)]
     assert changes(now, [OF, other]) == ["code 0.1.0+aaaaaaaa was applied, it is 0.2.0+bbbbbbbb now"]
     assert changes([OF, other], [OF, other]) == []
+
+
+def test_the_fingerprint_of_a_definition_is_of_what_decides_the_values(spec: PipelineSpec) -> None:
+    view = next(v for v in spec.views if len(v.aggregates) > 1)
+    first, *others = view.aggregates
+
+    def with_view(**changed: object) -> str:
+        of = view.model_copy(update=changed)
+        return definition(spec.model_copy(update={"views": (of,)}), of)
+
+    same = definition(spec, view)
+    assert with_view(ttl_s=7, aggregates=tuple(reversed(view.aggregates))) == same
+    longer = first.model_copy(update={"window_s": first.window_s + 1})
+    more = Aggregate(name="a_new_one", field=first.field, function="count", window_s=60)
+    event = spec.event(view.topic).model_copy(update={"lateness_s": 1})
+    other_lateness = spec.model_copy(update={"events": (event, *(e for e in spec.events if e.topic != view.topic))})
+    others_ = [
+        with_view(aggregates=(longer, *others)),
+        with_view(aggregates=(*view.aggregates, more)),
+        with_view(aggregates=tuple(others)),
+        with_view(key="another"),
+        definition(other_lateness, view),
+    ]
+    assert len({same, *others_}) == 6
 
 
 OPEN_STORE = """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from prefect.client.schemas.objects import Artifact
 from prefect.testing.utilities import prefect_test_harness
 
 from features.arrival import Counts
+from features.backfill import backfill
 from features.broker import ensure_topics
 from features.check_log import last_check
 from features.ingest import TopicIngest, ViewRefresh
@@ -107,6 +109,33 @@ def test_an_ingest_run_leaves_its_numbers_and_a_pushgateway_that_is_away_fails_n
     assert f'perennial_feature_freshness_seconds{{pipeline="{name}",view="{of_view}"}} 4800.0' in told
 
 
+def test_an_ingest_run_tells_which_view_wants_a_backfill(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PERENNIAL_PUSHGATEWAY_URL")
+    settings.cache_clear()
+    spec = open_context(name).spec
+    event = next(e for e in spec.events if "duration_s" in e.schema_)
+    of_view = next(v for v in spec.views if v.topic == event.topic)
+    ensure_topics(settings(), [event.topic])
+
+    def run(value: bytes) -> tuple[str, ...]:
+        with open_producer(settings()) as producer:
+            producer.send(event.topic, key=b"k", value=value)
+        return asyncio.run(ingest_flow.ingest(name, NOW)).warnings
+
+    assert run(view("a", 0)) == ()
+    shorter = tuple(a.model_copy(update={"window_s": 60}) for a in of_view.aggregates)
+    changed = of_view.model_copy(update={"aggregates": shorter})
+    others = tuple(v for v in spec.views if v.name != of_view.name)
+    context = replace(open_context(name), spec=spec.model_copy(update={"views": (changed, *others)}))
+    monkeypatch.setattr(ingest_flow, "open_context", lambda _: context)
+    for number in range(2):
+        (warning,) = run(view(f"b{number}", number))
+        assert of_view.name in warning
+        assert f"`perennial features backfill {name} --view {of_view.name}`" in warning
+    backfill(context.settings, context.lake, context.spec, changed)
+    assert run(view("c", 3)) == ()
+
+
 def test_a_run_is_described_as_it_was() -> None:
     counts = Counts(ingested=1_995, dead_lettered=5, late=30, too_late=10, duplicates=2)
     summary = ingest_flow.IngestSummary((TopicIngest("a.b.v1", counts, 1_234, NOW),), (ViewRefresh("v", 1_500, 40),))
@@ -144,7 +173,8 @@ def test_a_check_fails_its_run_when_online_is_not_offline_and_its_numbers_are_ke
     context.lake.append(view_table(one), both)
     OnlineWriter(spec, context.settings).write(one, both)
     asyncio.run(check_flow.check(name))
-    assert rows(str(artifacts(key)[-1].data))[one.name] == ["3", "0", "0", "0", "0", "0"]
+    newest = max(artifacts(key), key=lambda a: a.created)
+    assert rows(str(newest.data))[one.name] == ["3", "0", "0", "0", "0", "0"]
     context.lake.append(view_table(one), feature_rows(spec, ["d", "e"]))
     with pytest.raises(StageError, match=f"{one.name}: of 5 keys 2 missing online; `perennial features check {name}`"):
         asyncio.run(check_flow.check(name))

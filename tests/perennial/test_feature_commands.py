@@ -5,14 +5,17 @@ import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
 from rich.console import Console
 
+from features.ingest import ingest_topics, refresh_view
 from features.lake import Lake
 from features.lineage import FeatureLineage
 from features.online_check import Difference, ViewCheck
+from features.replay import replay
 from features.store import view_table, write_online
 from perennial.feature_commands import check_table, lineage_tables, span, told
 from perennial.scaffold import init_pipeline
@@ -111,6 +114,43 @@ def test_describe_shows_what_is_applied_and_what_has_changed(tmp_path: Path, spe
     changed = perennial(tmp_path, "features", "describe", spec.name)
     assert "The code has changed since this was applied" in changed.stdout
     assert "is what is applied" not in changed.stdout
+
+
+def test_backfill_tells_its_rows_and_describe_says_when_one_is_wanted(
+    tmp_path: Path, spec: PipelineSpec, broker: Any
+) -> None:
+    unknown = perennial(tmp_path, "features", "backfill", spec.name, "--view", "none_such")
+    assert unknown.returncode == 2
+    assert f"{spec.name} has no view 'none_such'; it has {', '.join(v.name for v in spec.views)}" in unknown.stderr
+    nothing = perennial(tmp_path, "features", "backfill", spec.name)
+    assert nothing.returncode == 2
+    assert f"run `perennial ingest {spec.name}` first" in nothing.stderr
+    settings = Settings(home=tmp_path, kafka_bootstrap_servers=broker.address)
+    lake, day = Lake(settings, spec.name), datetime(2024, 1, 2, tzinfo=UTC)
+    replay(settings, spec, day, day + timedelta(days=1))
+    for event in spec.events:
+        ingest_topics(settings, lake, [event], day + timedelta(days=2))
+    for each in spec.views:
+        refresh_view(settings, lake, spec, each)
+    code = tmp_path / "pipelines" / spec.name / "features.py"
+    wanted = f"`perennial features backfill {spec.name} --view"
+    (tmp_path / "pipelines" / spec.name / "features.py").write_text(
+        code.read_text().replace("window_s=DAY_S", "window_s=DAY_S // 24")
+    )
+    view, other = (next(v for v in spec.views if (v.name == "customer_views") is is_it) for is_it in (True, False))
+    before = " ".join(perennial(tmp_path, "features", "describe", spec.name).stdout.split())
+    assert f"Some rows of {view.name} in the lake were built by another definition" in before
+    assert f"{wanted} {view.name}`" in before
+    assert f"{wanted} {other.name}`" not in before
+    rows = lake.rows(view_table(view))
+    done = perennial(tmp_path, "features", "backfill", spec.name, "--view", view.name)
+    assert done.returncode == 0, done.stderr
+    once = lake.read(view_table(view)).select(view.entity, "event_timestamp").unique().height
+    assert f"{view.name}: {rows:,} rows before, {once:,} rows after; " in done.stdout
+    assert other.name not in done.stdout
+    assert wanted not in " ".join(perennial(tmp_path, "features", "describe", spec.name).stdout.split())
+    equal = perennial(tmp_path, "features", "check", spec.name)
+    assert equal.returncode == 0, equal.stdout
 
 
 def shown(*renderables: object) -> str:
