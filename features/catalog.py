@@ -139,14 +139,16 @@ def answering(uri: str, warehouse: str) -> Iterator[None]:
     except _failures(uri) as error:
         cause = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
         raise _kind_of(error, uri)(
-            f"the lake's catalog {shown(uri)} does not answer ({cause}); mend it or see {CATALOG_SETTING}, then run again"
+            f"the lake's catalog {shown(uri)} does not answer ({cause}); mend it or see {CATALOG_SETTING}",
+            ", then run again",
         ) from error
     except OSError as error:
         if not remote(warehouse):
             raise
         raise UnreachableError(
             f"the lake's files at {warehouse} cannot be reached ({error}); mend it or see {WAREHOUSE_SETTING} and "
-            "PERENNIAL_LAKE_OPTIONS, then run again"
+            "PERENNIAL_LAKE_OPTIONS",
+            ", then run again",
         ) from error
 
 

@@ -105,7 +105,7 @@ class Follower:
                 if time.monotonic() - began > LONGEST_WAIT_S:
                     wait_s = FIRST_WAIT_S
                 if not self._stopped.is_set():
-                    LOG.warning("%s; going on from the lake's last commit in %.1f s", error, wait_s)
+                    LOG.warning("%s; going on from the lake's last commit in %.1f s", error.what, wait_s)
                 if self._stopped.wait(wait_s):
                     # What was read last is in Kafka still. After another writer's commit one more session takes it in.
                     last_tries -= 1

@@ -58,7 +58,7 @@ def _serve_metrics(context: Context, port: int, stack: ExitStack) -> Callable[[C
             lag_rows = {topic.topic: topic.lag_rows for topic in committed.topics}
             metrics.state = observe(context.lake, context.spec, lag_rows)
         except PerennialError as error:  # the stream goes on; it will tell itself if the lake is away
-            LOG.warning("metrics are as of the commit before: %s", error)
+            LOG.warning("metrics are as of the commit before: %s", error.what)
 
     return update
 
