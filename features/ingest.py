@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -67,11 +67,18 @@ class ViewRefresh:
     online_keys: int
 
 
-def ingest_topic(settings: Settings, lake: Lake, event: EventSpec, created: datetime) -> TopicIngest:
+def ingest_topic(
+    settings: Settings,
+    lake: Lake,
+    event: EventSpec,
+    created: datetime,
+    enough: Callable[[Mapping[int, int]], bool] = lambda _: False,
+) -> TopicIngest:
     """Take in every record of a topic that the lake does not hold yet, in bounded memory.
 
     Args:
         created: the run's clock, UTC.
+        enough: asked after each batch whether to end there, with the positions that were reached.
 
     Raises:
         UnreachableError: no broker answers.
@@ -88,6 +95,8 @@ def ingest_topic(settings: Settings, lake: Lake, event: EventSpec, created: date
         with closing(ahead(batches)) as read:
             for batch in read:
                 stream.take(batch, created)
+                if enough(stream.reached):
+                    break
                 if stream.is_full:
                     stream.commit()
         stream.commit()
