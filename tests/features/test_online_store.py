@@ -482,9 +482,32 @@ def lose_the_master(client: redis.Redis) -> Callable[[], Any]:
     return fail_over(client)
 
 
+def fail_to_save(client: redis.Redis) -> Callable[[], Any]:
+    """A directory is where its file should be; that it cannot be saved is known after the first try."""
+    in_the_way = Path(client.config_get("dir")["dir"]) / client.config_get("dbfilename")["dbfilename"]
+    in_the_way.mkdir()
+    client.config_set("save", "900 1")
+    client.bgsave()
+    while client.info("persistence")["rdb_last_bgsave_status"] == "ok":
+        time.sleep(0.01)
+
+    def mend() -> None:
+        in_the_way.rmdir()
+        client.save()
+
+    return mend
+
+
+def lose_the_replicas(client: redis.Redis) -> Callable[[], Any]:
+    client.config_set("min-replicas-to-write", 1)
+    return lambda: client.config_set("min-replicas-to-write", 0)
+
+
 @pytest.mark.parametrize(
     ("trouble", "said"),
     [
+        (fail_to_save, "MISCONF"),
+        (lose_the_replicas, "NOREPLICAS"),
         (fill_memory, "used memory > 'maxmemory'"),
         (fail_over, "can't write against a read only replica"),
         (lose_the_master, "Link with MASTER is down"),
@@ -498,11 +521,14 @@ def test_what_redis_cannot_do_just_now_is_told_as_what_can_be_waited_for(
         writer = OnlineWriter(SPEC, Settings(home=tmp_path / "home", online_store_url=server.url))
         writer.write(VIEW, frame(("a", T0, T0, 1.0, 2.0)))
         mend = trouble(server.client)
-        with pytest.raises(UnreachableError, match="PERENNIAL_ONLINE_STORE_URL") as told:
-            writer.write(VIEW, frame(("b", T0, T0, 3.0, 4.0)))
+        try:
+            with pytest.raises(UnreachableError, match="PERENNIAL_ONLINE_STORE_URL") as told:
+                writer.write(VIEW, frame(("b", T0, T0, 3.0, 4.0)))
+        finally:
+            mend()
         assert said in str(told.value)
+        assert str(told.value).isprintable()
         assert f"redis://:***@127.0.0.1:{server.port}/2" in str(told.value)
-        mend()
         writer.write(VIEW, frame(("b", T0, T0, 3.0, 4.0)))
         assert held(writer) == {"a": (T0, T0, 1.0, 2.0), "b": (T0, T0, 3.0, 4.0)}
     finally:
