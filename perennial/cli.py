@@ -270,7 +270,7 @@ def traffic(
 
     from flows.context import open_context
     from perennial.settings import settings
-    from perennial.traffic import Traffic, day_requests
+    from perennial.traffic import Traffic, day_requests, told
 
     bodies = day_requests(open_context(pipeline).spec, moment(day))
     if not bodies:
@@ -281,7 +281,7 @@ def traffic(
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: sender.stopped.set())
     sender.send(f"/v1/{pipeline}/score")
-    print(sender.report())
+    print(told(sender.report()))
 
 
 @app.command()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from perennial.arguments import PipelineName
+from perennial.wording import counted
 
 if TYPE_CHECKING:
     import polars as pl
@@ -121,8 +122,3 @@ def beginning(value: bytes | None, width: int) -> str:
 def printable(text: str) -> str:
     """The text on one line, with everything that a terminal would not print written as an escape."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-def counted(number: int, noun: str) -> str:
-    """A number and what it counts."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
