@@ -15,6 +15,7 @@ import polars as pl
 
 from features.documents import Read, read_documents, unreadable
 from perennial.errors import UnreachableError, UsageError
+from perennial.wording import counted
 from pipelines.spec import EventSpec
 
 if TYPE_CHECKING:
@@ -257,7 +258,7 @@ def _document(value: bytes, schema: Schema, number: int) -> dict[str, Any] | str
     except (EOFError, ValueError, LookupError, ArithmeticError, TypeError, SchemaResolutionError) as error:
         return f"not a record of Avro schema {number}: {type(error).__name__} {error!s:.100}"
     if left := len(value) - stream.tell():
-        return f"not a record of Avro schema {number}: {left:,} bytes are left over"
+        return f"not a record of Avro schema {number}: {counted(left, 'byte')} left over"
     return document if isinstance(document, dict) else f"Avro schema {number} is no record's"
 
 

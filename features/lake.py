@@ -22,6 +22,7 @@ from features.places import OFFSET, PARTITION, first_offsets, read_places
 from features.snapshots import ancestors, let_go_of_old_snapshots, pin, told, words
 from perennial.errors import BlockedError, ConflictError, PerennialError, StateError
 from perennial.settings import Settings
+from perennial.wording import counted
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -136,7 +137,8 @@ class Lake:
                     ) from error
             except OSError as error:
                 raise BlockedError(
-                    f"the lake at {self.warehouse} did not take {frame.height} rows: {error}; mend it", ", run again"
+                    f"the lake at {self.warehouse} did not take {counted(frame.height, 'row')}: {error}; mend it",
+                    ", run again",
                 ) from error
         raise AssertionError("unreachable")
 

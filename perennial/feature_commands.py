@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from perennial.arguments import PipelineName
+from perennial.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -159,7 +160,9 @@ def told_of(done: Materialized) -> str:
     if not done.keys:
         return f"{done.view}: nothing in the lake"
     newer = done.keys - done.written
-    return f"{done.view}: {done.written:,} keys written" + (f", {newer:,} newer online already" if newer else "")
+    return f"{done.view}: {counted(done.written, 'key')} written" + (
+        f", {newer:,} newer online already" if newer else ""
+    )
 
 
 def span(seconds: str) -> str:

@@ -15,6 +15,7 @@ from features.metrics import StreamMetrics, observe, serve
 from flows.context import Context, open_context
 from perennial.errors import PerennialError
 from perennial.ports import HOST
+from perennial.wording import counted
 
 LOG = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ def told(committed: Committed) -> str:
     if counts == Counts() and not rows:
         return ""
     online_keys, lag_rows = sum(v.online_keys for v in committed.views), sum(t.lag_rows for t in committed.topics)
-    return f"{_told(counts, lag_rows)}; {rows:,} feature rows, {online_keys:,} keys online"
+    return f"{_told(counts, lag_rows)}; {counted(rows, 'feature row')}, {counted(online_keys, 'key')} online"
 
 
 def told_topic(topic: TopicIngest) -> str:
@@ -79,11 +80,10 @@ def told_topic(topic: TopicIngest) -> str:
 
 
 def _told(counts: Counts, lag_rows: int) -> str:
-    parts = [f"{counts.ingested:,} events", f"{counts.dead_lettered:,} dead letters"]
-    rare = {
-        "late": counts.late - counts.too_late,
-        "too late": counts.too_late,
-        "duplicates": counts.duplicates,
-        "behind": lag_rows,
-    }
-    return ", ".join([*parts, *(f"{number:,} {name}" for name, number in rare.items() if number)])
+    in_time = counts.late - counts.too_late
+    parts = [counted(counts.ingested, "event"), counted(counts.dead_lettered, "dead letter")]
+    parts += [f"{in_time:,} late"] if in_time else []
+    parts += [f"{counts.too_late:,} too late"] if counts.too_late else []
+    parts += [counted(counts.duplicates, "duplicate")] if counts.duplicates else []
+    parts += [f"{lag_rows:,} behind"] if lag_rows else []
+    return ", ".join(parts)

@@ -148,7 +148,7 @@ HOSTILE = {
         "Avro schema 99 is in no file of the event's avro_schemas, and no registry",
     ),
     "a truncated record": (framed(GOOD)[:-3], "not a record of Avro schema 7"),
-    "bytes left over": (framed(GOOD) + b"xy", "not a record of Avro schema 7: 2 bytes are left over"),
+    "bytes left over": (framed(GOOD) + b"xy", "not a record of Avro schema 7: 2 bytes left over"),
     "text that is not UTF-8": (framed(changed(toy_id="@@")).replace(b"@@", b"\xff\xfe"), "UnicodeDecodeError"),
     "a text longer than the record": (
         b"\0\0\0\0\x07" + b"\xfe\xff\xff\xff\x0f" + b"x",
@@ -226,7 +226,7 @@ LOGICAL: dict[str, tuple[str, Any, Any, Any]] = {
         AT.replace(microsecond=123_000),
     ),
     "text as a time": ("event_timestamp", "string", "2026-03-01T10:30:00+01:00", AT.replace(microsecond=0)),
-    "a number as a time": ("event_timestamp", "long", 5, "is 5, a int, expected timestamp"),
+    "a number as a time": ("event_timestamp", "long", 5, "is 5, an int, expected timestamp"),
     "a local time": (
         "event_timestamp",
         {"type": "long", "logicalType": "local-timestamp-micros"},
@@ -249,7 +249,7 @@ LOGICAL: dict[str, tuple[str, Any, Any, Any]] = {
     "an int of 32 bits": ("pieces", "int", -7, -7),
     "an int as a float": ("price", "long", 7, 7.0),
     "a choice of types": ("note", ["null", "int", "string"], "x", "x"),
-    "another choice": ("note", ["null", "int", "string"], 5, "field 'note' is 5, a int, expected string"),
+    "another choice": ("note", ["null", "int", "string"], 5, "field 'note' is 5, an int, expected string"),
     "a record as text": ("note", RECORD, {"a": 1}, "field 'note' is {'a': 1}, a dict, expected string"),
     "bytes as text": ("note", "bytes", b"x", "field 'note' is b'x', a bytes, expected string"),
     "a null where none may be": ("pieces", ["null", "long"], None, "field 'pieces' is missing or null"),

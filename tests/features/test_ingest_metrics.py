@@ -333,5 +333,5 @@ def test_the_follower_answers_prometheus_while_it_follows(
         follower.kill()
         follower.wait()
     assert follower.returncode == 0, wrong
-    assert "2 events, 1 dead letters, 1 late; " in told
+    assert "2 events, 1 dead letter, 1 late; " in told
     assert told.endswith("Everything that was read is in the lake.\n")

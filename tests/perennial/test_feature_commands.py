@@ -61,7 +61,7 @@ def test_check_says_what_differs_by_its_exit_status_and_in_words(tmp_path: Path,
         write_online(spec, settings, view, rows)
     equal = perennial(tmp_path, "features", "check", spec.name)
     assert equal.returncode == 0, equal.stderr
-    assert f"{spec.views[0].name}: all 3 keys are the same" in equal.stdout
+    assert f"{spec.views[0].name}: 3 keys, online the same as offline" in equal.stdout
     view = spec.views[0]
     lake.append(view_table(view), rows_of(view, ["d"], 1.0))
     differing = perennial(tmp_path, "features", "check", spec.name)
