@@ -243,6 +243,22 @@ def test_fields_that_the_spec_does_not_name_are_kept_aside() -> None:
     assert decoded.dead_letters["kafka_offset"].to_list() == [3]
 
 
+def test_integers_of_any_width_in_unknown_fields_are_kept_as_they_were_written() -> None:
+    wide = [2**64, -(2**63) - 1, 10**30, -(10**300), 2**64 - 1, -(2**63)]
+    values = [changed(gate={"a": [n, 0.1, "é", "1" * 30]}, pieces=5) for n in wide]
+    values += [changed(gate=2**64, pieces=10**30), changed(pieces=10**30)]
+    decoded = decode(Records.of(record(value, i) for i, value in enumerate(values)), EVENT, CREATED)
+    expected = [
+        json.dumps({"gate": {"a": [n, 0.1, "é", "1" * 30]}}, separators=(",", ":"), ensure_ascii=False) for n in wide
+    ]
+    assert decoded.events["extra"].to_list() == expected
+    # A declared field is what it was: its number is read as a float.
+    assert (
+        decoded.dead_letters["reason"].str.contains("'pieces' is 1e\\+30, a float, expected int").to_list()
+        == [True] * 2
+    )
+
+
 def test_reasons_stay_short_and_name_the_first_field_that_does_not_fit() -> None:
     value = changed(pieces=["x" * 100_000] * 9, price="y" * 100_000)
     reason = decode(Records.of([record(value)]), EVENT, CREATED).dead_letters["reason"][0]
