@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import UTC, datetime
@@ -15,7 +16,7 @@ from features.metrics import StreamMetrics, observe, serve
 from flows.context import Context, open_context
 from perennial.errors import PerennialError
 from perennial.ports import HOST
-from perennial.wording import counted
+from perennial.wording import MOMENT, at, counted
 
 LOG = logging.getLogger(__name__)
 
@@ -29,14 +30,14 @@ def follow_pipeline(pipeline: str, every_s: float, max_rows: int, metrics_port: 
         max_rows: records after which a commit comes earlier.
         metrics_port: where Prometheus is answered, 0 for any free port; None = nowhere.
     """
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
+    _log_as_printed()
     context = open_context(pipeline)
     with ExitStack() as stack:
         update = _serve_metrics(context, metrics_port, stack) if metrics_port is not None else None
 
         def on_commit(committed: Committed) -> None:
             if line := told(committed):
-                print(f"{datetime.now(UTC):%H:%M:%S} {line}", flush=True)
+                print(f"{at(datetime.now(UTC))} {line}", flush=True)
             if update:
                 update(committed)
 
@@ -46,6 +47,14 @@ def follow_pipeline(pipeline: str, every_s: float, max_rows: int, metrics_port: 
         print(f"Following {', '.join(event.topic for event in context.spec.events)}. Ctrl-C ends it.", flush=True)
         follower.run()
     print("Everything that was read is in the lake.")
+
+
+def _log_as_printed() -> None:
+    """Warnings begin with the moment, as the lines of the commits do."""
+    handler, form = logging.StreamHandler(), logging.Formatter("%(asctime)s %(message)s", MOMENT)
+    form.converter = time.gmtime
+    handler.setFormatter(form)
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
 
 
 def _serve_metrics(context: Context, port: int, stack: ExitStack) -> Callable[[Committed], None]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from perennial.arguments import PipelineName
-from perennial.wording import counted
+from perennial.wording import at, counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,7 +35,7 @@ def history(pipeline: PipelineName, table: TableName = None) -> None:
         for line in snapshots(lake, name):
             added = f"+{line.added_rows:,}" if line.operation == "append" else ""
             print(
-                f"  {line.committed:%Y-%m-%d %H:%M:%S}  {line.operation:<8} {added:>10} {line.total_rows:>11,} rows "
+                f"  {at(line.committed)}  {line.operation:<8} {added:>10} {line.total_rows:>11,} rows "
                 f"{line.files:>5,} files {_size(line.size_bytes):>8}"
             )
             more = [f"snapshot {line.snapshot_id}"]
