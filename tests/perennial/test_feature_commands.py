@@ -8,6 +8,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from new_pipeline import spec as spec  # a fixture
 from rich.console import Console
 
 from features.lake import Lake
@@ -15,9 +16,8 @@ from features.lineage import FeatureLineage
 from features.online_check import Difference, ViewCheck
 from features.store import view_table, write_online
 from perennial.feature_commands import check_table, lineage_tables, span, told
-from perennial.scaffold import init_pipeline
 from perennial.settings import Settings
-from pipelines.spec import FeatureView, PipelineSpec, add_pipelines_dir, load_pipeline
+from pipelines.spec import FeatureView, PipelineSpec
 
 T0 = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -39,14 +39,6 @@ def rows_of(view: FeatureView, keys: list[str], value: float) -> pl.DataFrame:
     times = {name: pl.lit(T0).cast(pl.Datetime("us", "UTC")) for name in ("event_timestamp", "created_timestamp")}
     values = {a.name: pl.lit(value) for a in view.aggregates}
     return pl.DataFrame({view.entity: keys}).with_columns(**times, **values)
-
-
-@pytest.fixture
-def spec(request: pytest.FixtureRequest, tmp_path: Path) -> PipelineSpec:
-    name = f"command_{abs(hash(request.node.name)) % 10**8}"
-    init_pipeline(name, tmp_path / "pipelines")
-    add_pipelines_dir(tmp_path / "pipelines")
-    return load_pipeline(name)
 
 
 def test_check_says_what_differs_by_its_exit_status_and_in_words(tmp_path: Path, spec: PipelineSpec) -> None:
