@@ -8,27 +8,10 @@ import polars as pl
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from toys import CREATED, EVENT
 
 from features.events import DEAD_LETTER_SCHEMA, Records, decode, encode, events_schema
-from pipelines.spec import EventField, EventSpec
 
-CREATED = datetime(2026, 3, 1, 12, tzinfo=UTC)
-EVENT = EventSpec(
-    topic="toys.sold.v1",
-    fields=(
-        EventField(name="toy_id", type="string"),
-        EventField(name="event_timestamp", type="timestamp"),
-        EventField(name="pieces", type="int"),
-        EventField(name="price", type="float"),
-        EventField(name="gift", type="bool"),
-        EventField(name="note", type="string", nullable=True),
-        EventField(name="returned_at", type="timestamp", nullable=True),
-        EventField(name="rating", type="int", nullable=True),
-    ),
-    event_timestamp="event_timestamp",
-    event_id=("toy_id",),
-    partition_key="toy_id",
-)
 GOOD = {
     "toy_id": "t1",
     "event_timestamp": "2026-02-28T23:30:00+01:00",
