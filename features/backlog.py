@@ -41,7 +41,8 @@ def read_backlog(settings: Settings, topic: str, positions: Mapping[int, int]) -
                 yield found
         except (EOFError, pickle.UnpicklingError, BrokenPipeError) as error:
             raise UnreachableError(
-                f"{topic}: the process that reads its backlog ended by itself (status {process.wait()}); run it again"
+                f"{topic}: the process that reads its backlog ended by itself (status {process.wait()})",
+                "; run it again",
             ) from error
         finally:
             process.kill()
