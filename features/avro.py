@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import polars as pl
 
 from features.documents import Read, read_documents, unreadable
 from perennial.errors import UnreachableError, UsageError
+from perennial.wording import counted
 from pipelines.spec import EventSpec
 
 if TYPE_CHECKING:
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 
 FRAME_BYTES = 5  # https://docs.confluent.io/platform/current/schema-registry/fundamentals/serdes-develop/#wire-format
 REGISTRY_TIMEOUT_S = 10.0
-NO_SUCH_SCHEMA = 40403
+# No such subject, no such version, no such schema.
+UNKNOWN = (40401, 40402, 40403)
 MAX_FIELDS = 10_000
 Schema = dict[str, Any]
 
@@ -65,11 +67,11 @@ class WriterSchemas:
         elif missing:
             with httpx.Client(timeout=REGISTRY_TIMEOUT_S, follow_redirects=True) as client:
                 for number in sorted(missing):
-                    told = self._ask(client, number)
-                    if told is None:
-                        unknown[number] = f"Avro schema {number} is not known to the registry at {self._address}"
-                    else:
-                        self._known[number] = _usable(told, number)
+                    try:
+                        told = self._ask(client, f"schemas/ids/{number}", f"Avro schema {number}")
+                        self._known[number] = _usable(told, list(self._referred(client, told, set())), number)
+                    except _UnknownError as error:
+                        unknown[number] = str(error)
         return {number: unknown[number] if number in unknown else self._known[number] for number in wanted}
 
     @property
@@ -78,12 +80,24 @@ class WriterSchemas:
         parts = urlsplit(self.registry_url)
         return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
-    def _ask(self, client: httpx.Client, number: int) -> dict[str, Any] | None:
-        """The registry's answer, an object with the schema; None if it has none of that id."""
+    def _referred(self, client: httpx.Client, told: Mapping[str, Any], seen: set[tuple[str, int]]) -> Iterator[str]:
+        """The schemas that one refers to, each after those that it refers to itself."""
+        for reference in told.get("references") or ():
+            subject, version = str(reference["subject"]), int(reference["version"])
+            if (subject, version) not in seen:
+                seen.add((subject, version))
+                # What was deleted since is still what the schema means.
+                path = f"subjects/{quote(subject, safe='')}/versions/{version}?deleted=true"
+                found = self._ask(client, path, f"version {version} of {subject}, which an Avro schema refers to,")
+                yield from self._referred(client, found, seen)
+                yield str(found["schema"])
+
+    def _ask(self, client: httpx.Client, path: str, what: str) -> dict[str, Any]:
+        """The registry's answer, an object with the schema; _UnknownError if it has none."""
         import httpx
 
         try:
-            response = client.get(f"{self.registry_url}/schemas/ids/{number}")
+            response = client.get(f"{self.registry_url}/{path}")
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise UnreachableError(
                 f"no schema registry answers at {self._address} ({type(error).__name__}); "
@@ -94,24 +108,26 @@ class WriterSchemas:
         except ValueError:
             told = None
         told = told if isinstance(told, dict) else {}
-        if response.status_code == 404 and told.get("error_code") == NO_SUCH_SCHEMA:
-            return None
+        if response.status_code == 404 and told.get("error_code") in UNKNOWN:
+            raise _UnknownError(f"{what} is not known to the registry at {self._address}")
         # Any other failure is the registry's or the address's: records must not be given up for it.
         if response.status_code != 200 or not isinstance(told.get("schema"), str):
             raise UnreachableError(
-                f"{self._address} answered {response.status_code} when asked for schema {number}, not as a schema registry "
-                "does; see its log, or correct PERENNIAL_SCHEMA_REGISTRY_URL"
+                f"{self._address} answered {response.status_code} when asked for {path}, not as a schema registry does; "
+                "see its log, or correct PERENNIAL_SCHEMA_REGISTRY_URL"
             )
         return told
 
 
-def _usable(told: Mapping[str, Any], number: int) -> Schema | str:
+class _UnknownError(LookupError):
+    """The registry has no such schema yet."""
+
+
+def _usable(told: Mapping[str, Any], referred: Sequence[str], number: int) -> Schema | str:
     """The schema of a registry's answer, or why nothing is read with it."""
     if told.get("schemaType", "AVRO") != "AVRO":
         return f"schema {number} is {told['schemaType']}, expected Avro"
-    if told.get("references"):
-        return f"Avro schema {number} refers to other subjects, which is not read; register it with them written out"
-    return _prepared(str(told["schema"]), number)
+    return _prepared(str(told["schema"]), number, referred)
 
 
 def _from_file(path: Path, number: int) -> Schema:
@@ -125,19 +141,22 @@ def _from_file(path: Path, number: int) -> Schema:
     return schema
 
 
-def _prepared(text: str, number: int) -> Schema | str:
-    """A record's schema, parsed; or why nothing is read with it."""
+def _prepared(text: str, number: int, referred: Sequence[str] = ()) -> Schema | str:
+    """A record's schema, parsed; or why nothing is read with it. What it refers to comes before what refers to that."""
     from fastavro import parse_schema
     from fastavro.schema import SchemaParseException, UnknownType
 
+    named: dict[str, Any] = {}
     try:
-        schema = parse_schema(json.loads(text))
+        *others, schema = (parse_schema(json.loads(one), named) for one in (*referred, text))
     except (ValueError, TypeError, LookupError, RecursionError, SchemaParseException, UnknownType) as error:
         return f"Avro schema {number} cannot be parsed: {error!r:.200}"
     if not isinstance(schema, dict) or schema["type"] not in ("record", "error"):
         return f"Avro schema {number} is no record's"
+    held: dict[str, _Held] = {}
     try:
-        _held_by(schema, {}, ())
+        for one in (*others, schema):
+            _held_by(one, held, ())
     except UnsafeSchemaError as error:
         return f"Avro schema {number} is not read: {error}"
     return schema
@@ -259,7 +278,7 @@ def _document(value: bytes, schema: Schema, number: int) -> dict[str, Any] | str
     except (EOFError, ValueError, LookupError, ArithmeticError, TypeError, SchemaResolutionError) as error:
         return f"not a record of Avro schema {number}: {type(error).__name__} {error!s:.100}"
     if left := len(value) - stream.tell():
-        return f"not a record of Avro schema {number}: {left:,} bytes are left over"
+        return f"not a record of Avro schema {number}: {counted(left, 'byte')} left over"
     return document if isinstance(document, dict) else f"Avro schema {number} is no record's"
 
 

@@ -29,7 +29,8 @@ def read_backlog(settings: Settings, positions: Mapping[str, Mapping[int, int]])
         UnreachableError: the broker does not answer, or the process ended by itself.
     """
     command = [sys.executable, "-m", "features.backlog"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+    # In a session of its own: Ctrl-C is for whoever asked, who wants the batches that are on their way.
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True) as process:
         if process.stdin is None or process.stdout is None:
             raise StateError("a process was started without its pipes")
         try:
@@ -45,7 +46,7 @@ def read_backlog(settings: Settings, positions: Mapping[str, Mapping[int, int]])
                 yield found
         except (EOFError, pickle.UnpicklingError, BrokenPipeError) as error:
             raise UnreachableError(
-                f"the process that reads the backlog ended by itself (status {process.wait()}); run it again"
+                f"the process that reads the backlog ended by itself (status {process.wait()})", "; run it again"
             ) from error
         finally:
             process.kill()

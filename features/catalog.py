@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlparse
 
+from perennial.database_urls import shown as shown_database
 from perennial.errors import BlockedError, PerennialError, StateError, UnreachableError, UsageError
 from perennial.settings import Settings
 
@@ -139,14 +140,16 @@ def answering(uri: str, warehouse: str) -> Iterator[None]:
     except _failures(uri) as error:
         cause = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
         raise _kind_of(error, uri)(
-            f"the lake's catalog {shown(uri)} does not answer ({cause}); mend it or see {CATALOG_SETTING}, then run again"
+            f"the lake's catalog {shown(uri)} does not answer ({cause}); mend it or see {CATALOG_SETTING}",
+            ", then run again",
         ) from error
     except OSError as error:
         if not remote(warehouse):
             raise
         raise UnreachableError(
             f"the lake's files at {warehouse} cannot be reached ({error}); mend it or see {WAREHOUSE_SETTING} and "
-            "PERENNIAL_LAKE_OPTIONS, then run again"
+            "PERENNIAL_LAKE_OPTIONS",
+            ", then run again",
         ) from error
 
 
@@ -179,21 +182,21 @@ def shown(uri: str) -> str:
     Raises:
         UsageError: it is no address of a database.
     """
-    return uri if uri.startswith("glue:") else _parsed(uri).render_as_string(hide_password=True)
+    return uri if uri.startswith("glue:") else shown_database(_parsed(uri))
 
 
 def _parsed(uri: str) -> URL:
     """An address of a database, in its parts.
 
     Raises:
-        UsageError: it is none, or its password has an @ as it is, so that the rest of the password would be the host.
+        UsageError: it is none, or its password has an @ as it is, so that a piece of it would be the host or the user.
     """
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError
 
     with suppress(ArgumentError, ValueError):
         url = make_url(uri)
-        if "@" not in (url.host or ""):
+        if "@" not in (url.host or "") and "password=" not in f"{url.username}{url.password}":
             return url
     # Neither the address nor what SQLAlchemy says of it: both may hold a piece of the password.
     raise UsageError(

@@ -22,6 +22,7 @@ from features.producer import open_producer, send_again, send_dead_letters
 from features.records import Records
 from perennial.errors import ConflictError, UsageError
 from perennial.settings import Settings
+from perennial.wording import counted
 from pipelines.spec import PipelineSpec
 
 DEAD_LETTERS = "dead_letters"
@@ -52,7 +53,7 @@ def _keep(settings: Settings, lake: Lake, letters: pl.DataFrame) -> None:
     if not letters.height:
         return
     # The table's one position counts its letters: who kept some since this look is noticed, and theirs may be the same.
-    counted = lake.offsets(DEAD_LETTERS)
+    known = lake.offsets(DEAD_LETTERS)
     if lake.exists(DEAD_LETTERS):
         # Some of them are there already if an earlier run was killed before its positions were committed.
         reach = letters.group_by(PARTITION).agg(first=pl.col(OFFSET).min(), end=pl.col(OFFSET).max() + 1)
@@ -63,8 +64,8 @@ def _keep(settings: Settings, lake: Lake, letters: pl.DataFrame) -> None:
     ensure_topics(settings, {f"{topic}.dlq" for topic in letters.get_column("topic").unique()})
     with open_producer(settings) as producer:
         send_dead_letters(producer, letters.iter_rows(named=True))
-    kept = {0: counted.get(0, 0) + letters.height}
-    lake.append(DEAD_LETTERS, letters, kept, partition_by=None, read_from=counted)
+    kept = {0: known.get(0, 0) + letters.height}
+    lake.append(DEAD_LETTERS, letters, kept, partition_by=None, read_from=known)
 
 
 @dataclass(frozen=True)
@@ -201,8 +202,8 @@ def replay_letters(
                     done = lake.append(REPLAYED, rows, reached, partition_by=None, read_from=done).offsets
                 except ConflictError as error:
                     raise ConflictError(
-                        f"another replay of {spec.name} is at work; up to {sent.height} letters were sent by both and "
-                        "count once. Let that one end"
+                        f"another replay of {spec.name} is at work; what both sent ({counted(sent.height, 'letter')} at "
+                        "most) counts once. Let that one end"
                     ) from error
             yield Replay(sent, pl.concat([*stay, told.drop_nulls("reason")]))
 

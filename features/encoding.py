@@ -17,6 +17,7 @@ import numpy.typing as npt
 import polars as pl
 
 from perennial.errors import StateError, UsageError
+from perennial.wording import counted
 from pipelines.spec import Feature
 
 SMOOTHING_ROWS = 20.0
@@ -102,7 +103,9 @@ def fit_encoder(frame: pl.DataFrame, labels: npt.NDArray[np.bool_], features: Se
         UsageError: a feature has no column in the frame, or one of a type it cannot be read from.
     """
     if frame.height != len(labels):
-        raise UsageError(f"{frame.height} rows came with {len(labels)} labels; there must be one label a row")
+        raise UsageError(
+            f"{counted(frame.height, 'row')} came with {counted(len(labels), 'label')}; there must be one label a row"
+        )
     _require_columns(frame, [f.name for f in features])
     overall = float(np.mean(labels)) if len(labels) else 0.0
     categories: dict[str, tuple[str, ...]] = {}

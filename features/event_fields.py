@@ -17,6 +17,7 @@ from uuid import UUID
 
 import polars as pl
 
+from perennial.wording import one
 from pipelines.spec import POLARS_TYPES, EventField, EventSpec, FieldType
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def fitting(value: Any, field: EventField, event: EventSpec, now: datetime) -> A
     convert = _CONVERSIONS[field.type].get(type(value))
     if convert is None:
         raise UnfitError(
-            f"field {field.name!r} is {shown(value)}, a {type(value).__name__}, expected {_EXPECTED[field.type]}"
+            f"field {field.name!r} is {shown(value)}, {one(type(value).__name__)}, expected {_EXPECTED[field.type]}"
         )
     try:
         converted = convert(value)

@@ -62,8 +62,8 @@ def decode(
 
     Args:
         records: records in any order.
-        event: what an event of this topic looks like. Fields it does not name are kept as JSON text in `extra`; numbers in
-            it are 64 bits wide.
+        event: what an event of this topic looks like. Fields it does not name are kept as JSON text in `extra`; floats in
+            it are 64 bits wide, integers as they were written.
         created: when the batch was taken in, UTC.
         now: the clock that event times are held against, UTC; None = `created`.
         schemas: of a topic in Avro, its writers' schemas; None = the event's files and no registry.

@@ -54,6 +54,8 @@ NOT_NOW = (
     redis.exceptions.TryAgainError,
     redis.exceptions.ClusterDownError,
 )
+# The same of a disk that takes no snapshots and of replicas that are away; redis-py has no classes for them.
+NOT_NOW_CODES = ("MISCONF ", "NOREPLICAS ")
 # Compares and writes one key. Both sides of a comparison are Timestamps as Protobuf writes them: seconds and nanoseconds,
 # each a varint, a number that is 0 left out. Numbers of Lua are doubles, too short for one number of microseconds.
 WRITE_NEWEST = """
@@ -301,16 +303,21 @@ def _redis_answers(config: Any) -> Iterator[None]:
             f"the online store {shown(config.url.get_secret_value())} does not answer ({error}); start it, "
             "or see PERENNIAL_ONLINE_STORE_URL"
         ) from error
-    except NOT_NOW as error:
-        raise UnreachableError(
-            f"the online store {shown(config.url.get_secret_value())} cannot do it now ({error}); give it memory or its "
-            "master back, or see PERENNIAL_ONLINE_STORE_URL"
-        ) from error
     except redis.RedisError as error:
+        where, cause = shown(config.url.get_secret_value()), _cause(error)
+        if isinstance(error, NOT_NOW) or cause.startswith(NOT_NOW_CODES):
+            raise UnreachableError(
+                f"the online store {where} cannot do it now ({cause}); give it memory, its disk, its master or its "
+                "replicas back, or see PERENNIAL_ONLINE_STORE_URL"
+            ) from error
         raise StateError(
-            f"the online store {shown(config.url.get_secret_value())} refused ({error}); mend it, then run again, "
-            "or see PERENNIAL_ONLINE_STORE_URL"
+            f"the online store {where} refused ({cause}); mend it, then run again, or see PERENNIAL_ONLINE_STORE_URL"
         ) from error
+
+
+def _cause(error: redis.RedisError) -> str:
+    """What Redis said, without the command that redis-py tells before: it holds bytes of keys and values."""
+    return str(error).rpartition(" of pipeline caused error: ")[2]
 
 
 def _times(table: Any) -> tuple[str, str]:

@@ -44,6 +44,8 @@ LOG = logging.getLogger(__name__)
 POLL_MS = 100
 POLL_ROWS = 5_000
 LAST_TRIES = 5
+# What ends one session and lets the next go on.
+PASSING = (ConflictError, UnreachableError, BlockedError)
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0
 
 
@@ -57,6 +59,8 @@ class Committed:
 
 class Follower:
     """Follows the topics of a pipeline until it is stopped.
+
+    What came while nobody followed is taken in first, as a micro-batch. Stopped within that, it keeps what was read.
 
     Whatever goes wrong - another ingest, a broker or an online store that is away, a full disk - ends a session; the next
     one begins where the lake's last commit ended. It is the same as being killed.
@@ -83,6 +87,8 @@ class Follower:
         self._every_s, self._max_rows, self._on_commit = every_s, max_rows, on_commit
         self._stopped = threading.Event()
         self._warned: set[str] = set()
+        # By topic, positions up to which a session read that could not keep it: features up to there are online.
+        self._owed: dict[str, Mapping[int, int]] = {}
 
     def stop(self) -> None:
         """End soon: what was read is committed first."""
@@ -99,21 +105,46 @@ class Follower:
         while True:
             began = time.monotonic()
             try:
-                with ExitStack() as stack:
-                    _Session(self, stack).run()
+                if self._catch_up():
+                    with ExitStack() as stack:
+                        self._follow(_Session(self, stack))
                 if self._stopped.is_set():
                     return
-            except (ConflictError, UnreachableError, BlockedError) as error:
+            except PASSING as error:
                 if time.monotonic() - began > LONGEST_WAIT_S:
                     wait_s = FIRST_WAIT_S
                 if not self._stopped.is_set():
-                    LOG.warning("%s; going on from the lake's last commit in %.1f s", error, wait_s)
+                    LOG.warning("%s; going on from the lake's last commit in %.1f s", error.what, wait_s)
                 if self._stopped.wait(wait_s):
                     # What was read last is in Kafka still. After another writer's commit one more session takes it in.
                     last_tries -= 1
                     if not isinstance(error, ConflictError) or not last_tries:
                         raise
                 wait_s = min(2 * wait_s, LONGEST_WAIT_S)
+
+    def _catch_up(self) -> bool:
+        """Take in what came while nobody followed, in bounded memory; False if it was stopped meanwhile."""
+        settings, lake, spec, now = self._settings, self._lake, self._spec, datetime.now(UTC)
+        topics = ingest_topics(settings, lake, spec.events, now, self._enough)
+        ended = self._stopped.is_set() and not self._owed
+        views = () if ended else tuple(refresh_view(settings, lake, spec, view) for view in spec.views)
+        self._on_commit(Committed(topics, views))
+        return not ended
+
+    def _enough(self, reached: Mapping[str, Mapping[int, int]]) -> bool:
+        return self._stopped.is_set() and all(
+            reached[topic].get(partition, 0) >= position
+            for topic, owed in self._owed.items()
+            for partition, position in owed.items()
+        )
+
+    def _follow(self, session: _Session) -> None:
+        self._owed = {}
+        try:
+            session.run()
+        except PASSING:
+            self._owed = session.reached
+            raise
 
 
 class _Session:
@@ -122,11 +153,6 @@ class _Session:
     def __init__(self, follower: Follower, stack: ExitStack) -> None:
         self._of = follower
         settings, lake, spec = follower._settings, follower._lake, follower._spec
-        # What came while nobody followed is taken in as a micro-batch, in bounded memory.
-        now = datetime.now(UTC)
-        topics = ingest_topics(settings, lake, spec.events, now)
-        views = tuple(refresh_view(settings, lake, spec, view) for view in spec.views)
-        follower._on_commit(Committed(topics, views))
         self._built = {view.name: self._known(view) for view in spec.views}
         self._streams = {event.topic: TopicStream(settings, lake, event) for event in spec.events}
         self._writer = OnlineWriter(spec, settings)
@@ -139,6 +165,11 @@ class _Session:
         self._assigned = self._assign()
         self._committed_at = time.monotonic()
         self._poll_rows = FIRST_POLL_ROWS
+
+    @property
+    def reached(self) -> dict[str, Mapping[int, int]]:
+        """By topic, the positions up to which it read."""
+        return {topic: stream.reached for topic, stream in self._streams.items()}
 
     def run(self) -> None:
         """Read, build, write online; commit now and then; until there is another partition, or the end."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -71,12 +71,17 @@ class ViewRefresh:
 
 
 def ingest_topics(
-    settings: Settings, lake: Lake, events: Sequence[EventSpec], created: datetime
+    settings: Settings,
+    lake: Lake,
+    events: Sequence[EventSpec],
+    created: datetime,
+    enough: Callable[[Mapping[str, Mapping[int, int]]], bool] = lambda _: False,
 ) -> tuple[TopicIngest, ...]:
     """Take in every record of the topics that the lake does not hold yet, one topic after the other, in bounded memory.
 
     Args:
         created: the run's clock, UTC.
+        enough: asked after each batch whether to end there, with the positions that were reached, by topic.
 
     Returns:
         What was taken in, a topic each.
@@ -98,9 +103,13 @@ def ingest_topics(
             for topic, of_topic in groupby(read, attrgetter("topic")):
                 for batch in of_topic:
                     streams[topic].take(batch, created)
+                    if ended := enough({topic: stream.reached for topic, stream in streams.items()}):
+                        break
                     if streams[topic].is_full:
                         streams[topic].commit()
                 streams[topic].commit()
+                if ended:
+                    break
         lag_rows = {topic: behind(consumer, topic, stream.positions) for topic, stream in streams.items()}
         for topic, stream in streams.items():
             if stream.arrivals.counts != before[topic]:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Set
+from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +21,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 MAX_JOINED_BYTES = 64 << 20
+WIDE = range(-(2**63), 2**64)  # what orjson reads as integers
+_MAYBE_WIDER = re.compile(rb"[0-9]{19}")
 
 
 def read_json(values: pa.Array[Any], event: EventSpec, now: datetime) -> Read:
@@ -35,6 +41,7 @@ def read_json(values: pa.Array[Any], event: EventSpec, now: datetime) -> Read:
         return Read(frame, range(len(values)), {})
     places: list[int] = []
     documents: list[dict[str, Any]] = []
+    names = {field.name for field in event.fields}
     refused: dict[int, str] = {}
     for place, value in enumerate(values.to_pylist()):
         reason = unreadable(value)
@@ -45,12 +52,25 @@ def read_json(values: pa.Array[Any], event: EventSpec, now: datetime) -> Read:
                 reason = f"not JSON: {error}"
             else:
                 if type(document) is dict:
+                    _keep_wide_integers(document, value or b"", document.keys() - names)
                     places.append(place)
                     documents.append(document)
                     continue
                 reason = f"a JSON {type(document).__name__}, expected an object"
         refused[place] = reason
     return read_documents(documents, places, refused, event, now)
+
+
+def _keep_wide_integers(document: dict[str, Any], value: bytes, unknown: Set[str]) -> None:
+    """Give the unknown fields their integers beyond 64 bits as they were written; orjson has made floats of them."""
+    if unknown and _MAYBE_WIDER.search(value):
+        with suppress(RecursionError):  # nested deeper than is kept
+            whole = json.loads(value, parse_int=_integer)
+            document.update({name: whole[name] for name in unknown})
+
+
+def _integer(text: str) -> int | orjson.Fragment:
+    return orjson.Fragment(text) if len(text) > 20 or int(text) not in WIDE else int(text)
 
 
 def _all_good(values: pa.Array[Any], event: EventSpec, now: datetime) -> pl.DataFrame | None:

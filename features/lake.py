@@ -22,6 +22,7 @@ from features.places import OFFSET, PARTITION, first_offsets, read_places
 from features.snapshots import ancestors, let_go_of_old_snapshots, pin, told, words
 from perennial.errors import BlockedError, ConflictError, PerennialError, StateError
 from perennial.settings import Settings
+from perennial.wording import counted
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -140,11 +141,13 @@ class Lake:
             except CommitFailedException as error:
                 if not tries_left:
                     raise ConflictError(
-                        f"another writer committed to {self.namespace}.{table} first; nothing was kept, run it again"
+                        f"another writer committed to {self.namespace}.{table} first; nothing was kept",
+                        ", run it again",
                     ) from error
             except OSError as error:
                 raise BlockedError(
-                    f"the lake at {self.warehouse} did not take {frame.height} rows: {error}; mend it, run again"
+                    f"the lake at {self.warehouse} did not take {counted(frame.height, 'row')}: {error}; mend it",
+                    ", run again",
                 ) from error
         raise AssertionError("unreachable")
 
@@ -167,8 +170,8 @@ class Lake:
         # The catalog refuses what another writer overtakes from here on; this, what it overtook before.
         if read_from is not None and known != read_from:
             raise ConflictError(
-                f"another writer moved {self.namespace}.{table} from {dict(read_from)} to {known}; "
-                "nothing was kept, run it again"
+                f"another writer moved {self.namespace}.{table} from {dict(read_from)} to {known}; nothing was kept",
+                ", run it again",
             )
         check_still(target, still)
         positions = {**known, **offsets}
@@ -187,7 +190,8 @@ class Lake:
             with self.answering():
                 let_go_of_old_snapshots(target)
         except (PerennialError, OSError) as error:
-            LOG.warning("old snapshots of %s stay for now: %s", ".".join(target.name()), error)
+            cause = error.what if isinstance(error, PerennialError) else error
+            LOG.warning("old snapshots of %s stay for now: %s", ".".join(target.name()), cause)
 
     def pin(self, table: str, snapshot_id: int, name: str) -> None:
         """Keep a snapshot for good, under a name: rows are never lost, but unnamed snapshots are let go with time.

@@ -14,6 +14,7 @@ from features.lake import CREATED_TIMESTAMP, EVENT_TIMESTAMP, Lake
 from features.newest import newest_rows
 from features.store import OnlineWriter
 from perennial.settings import Settings
+from perennial.wording import counted
 from pipelines.spec import FeatureView, PipelineSpec
 from validation.verdict import Status, Verdict
 
@@ -91,9 +92,11 @@ class ViewCheck:
         if not self.keys:
             return Verdict(Status.INCONCLUSIVE, f"{self.view} has no key, online or offline", numbers)
         if not self.differences:
-            return Verdict(Status.PASS, f"{self.view}: all {self.keys:,} keys are the same", numbers)
+            return Verdict(
+                Status.PASS, f"{self.view}: {counted(self.keys, 'key')}, online the same as offline", numbers
+            )
         told = ", ".join(f"{count:,} {kind}" for kind, count in self.differences.items())
-        return Verdict(Status.FAIL, f"{self.view}: of {self.keys:,} keys {told}", numbers)
+        return Verdict(Status.FAIL, f"{self.view}: of {counted(self.keys, 'key')} {told}", numbers)
 
 
 def check_online(

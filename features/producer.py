@@ -62,7 +62,8 @@ def open_producer(settings: Settings) -> Iterator[KafkaProducer]:
 def _did_not_arrive(settings: Settings, lost: Sequence[Exception], sent: int) -> UnreachableError:
     return UnreachableError(
         f"{len(lost)} of {sent} records did not arrive at {settings.kafka_bootstrap_servers} ({lost[0]}); "
-        "see whether the broker is up, then run again"
+        "see whether the broker is up",
+        ", then run again",
     )
 
 

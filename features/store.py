@@ -24,6 +24,7 @@ from features.lake import CREATED_TIMESTAMP, EVENT_TIMESTAMP, Lake, scan
 from features.lineage import FeatureLineage
 from perennial.errors import StateError
 from perennial.settings import Settings, settings
+from perennial.wording import counted
 from pipelines.spec import FeatureView, PipelineSpec
 
 if TYPE_CHECKING:
@@ -355,7 +356,7 @@ def _request_rows(spec: PipelineSpec, scored: pl.DataFrame) -> pl.DataFrame:
     own = spec.request_features(scored)
     if own.height != scored.height:
         raise StateError(
-            f"{spec.name}: request_features made {own.height} rows of {scored.height}; it must keep rows and order"
+            f"{spec.name}: request_features made {counted(own.height, 'row')} of {scored.height}; it must keep rows and order"
         )
     return own.with_columns(
         scored.get_column(spec.scored.key).alias(ENTITY_KEY),

@@ -48,6 +48,11 @@ class TopicStream:
         self._seen = SeenIds(event, self._ids, self.newest)
 
     @property
+    def reached(self) -> Mapping[int, int]:
+        """Next position by partition, after everything that was taken."""
+        return self._reached
+
+    @property
     def pending_rows(self) -> int:
         """Records that were taken since the last commit."""
         return sum(frame.height for frame in (*self._events, *self._letters))

@@ -12,6 +12,7 @@ import typer
 from perennial import dead_letter_commands, feature_commands, lake_commands
 from perennial.arguments import AsOf, PipelineName, moment
 from perennial.errors import PerennialError, UnreachableError, UsageError
+from perennial.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -102,7 +103,7 @@ def replay(
         start,
         end,
         speed,
-        on_slice=lambda at, n: print(f"{at:%Y-%m-%d %H:%M}  {n} events"),
+        on_slice=lambda at, n: print(f"{at:%Y-%m-%d %H:%M}  {counted(n, 'event')}"),
     )
     if not sum(counts.values()):
         raise UsageError(f"{pipeline} has no events between {from_} and {to}")
@@ -150,7 +151,7 @@ def ingest(
     for topic in summary.topics:
         print(told_topic(topic))
     for view in summary.views:
-        print(f"{view.view}: {view.rows:,} feature rows, {view.online_keys:,} keys online")
+        print(f"{view.view}: {counted(view.rows, 'feature row')}, {counted(view.online_keys, 'key')} online")
     for warning in summary.warnings:
         print(f"perennial: {warning}", file=sys.stderr)
 
@@ -163,7 +164,7 @@ def score(pipeline: PipelineName, as_of: AsOf = None) -> None:
     from flows.score import score as flow
 
     summary = run(flow(pipeline, now))
-    print(f"{summary.scored_rows} predictions by version {summary.version}")
+    print(f"{counted(summary.scored_rows, 'prediction')} by version {summary.version}")
 
 
 @app.command()
@@ -270,7 +271,7 @@ def traffic(
 
     from flows.context import open_context
     from perennial.settings import settings
-    from perennial.traffic import Traffic, day_requests
+    from perennial.traffic import Traffic, day_requests, told
 
     bodies = day_requests(open_context(pipeline).spec, moment(day))
     if not bodies:
@@ -281,7 +282,7 @@ def traffic(
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: sender.stopped.set())
     sender.send(f"/v1/{pipeline}/score")
-    print(sender.report())
+    print(told(sender.report()))
 
 
 @app.command()

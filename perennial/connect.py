@@ -32,8 +32,8 @@ def connect_prefect(settings: Settings) -> None:
                 pass
         except (OSError, ValueError, HTTPException) as error:  # ValueError: it is no URL
             raise UnreachableError(
-                f"no Prefect server answers at {settings.prefect_api_url} ({error}); start one with `perennial up`, "
-                "or set PREFECT_API_URL"
+                f"no Prefect server answers at {settings.prefect_api_url} ({error}); start one with `perennial up` and "
+                "wait until it is ready, or set PREFECT_API_URL"
             ) from error
         os.environ["PREFECT_API_URL"] = settings.prefect_api_url
     else:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from perennial.arguments import PipelineName
+from perennial.wording import at, counted
 
 if TYPE_CHECKING:
     import polars as pl
@@ -48,7 +49,7 @@ def list_(
     width = Console().width
     for letter in read_whole(context.lake, shown).iter_rows(named=True):
         place = f"{letter['topic']} {letter['kafka_partition']}@{letter['kafka_offset']}"
-        print(f"{place}, taken in {letter['created_timestamp']:%Y-%m-%d %H:%M:%S}")
+        print(f"{place}, taken in {at(letter['created_timestamp'])}")
         print(f"  {printable(letter['reason'])}")
         print(f"  {beginning(letter['value'], width - 2)}")
 
@@ -121,8 +122,3 @@ def beginning(value: bytes | None, width: int) -> str:
 def printable(text: str) -> str:
     """The text on one line, with everything that a terminal would not print written as an escape."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-def counted(number: int, noun: str) -> str:
-    """A number and what it counts."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

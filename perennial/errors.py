@@ -17,9 +17,22 @@ import errno
 
 
 class PerennialError(Exception):
-    """An expected failure, told in one sentence with the offending value and the mend."""
+    """An expected failure, told in one sentence with the offending value and the mend.
+
+    Args:
+        what: the sentence.
+        again: its end for whoever ran a command, such as ", run it again"; a program that goes on by itself tells `what`.
+    """
 
     exit_status = 1
+
+    def __init__(self, what: str, again: str = "") -> None:
+        super().__init__(what, again)
+        self.what = what
+        self._again = again
+
+    def __str__(self) -> str:
+        return self.what + self._again
 
 
 class UsageError(PerennialError):

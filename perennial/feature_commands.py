@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from perennial.arguments import PipelineName
+from perennial.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -187,15 +188,17 @@ def told_of(done: Materialized) -> str:
     if not done.keys:
         return f"{done.view}: nothing in the lake"
     newer = done.keys - done.written
-    told = f"{done.view}: {done.written:,} keys written" + (f", {newer:,} newer online already" if newer else "")
+    told = f"{done.view}: {counted(done.written, 'key')} written" + (
+        f", {newer:,} newer online already" if newer else ""
+    )
     return told + (f", {done.removed:,} that the lake no longer has removed" if done.removed else "")
 
 
 def told_backfill(done: Backfill) -> str:
     """What a backfill did to a view, as a sentence."""
-    rows = f"{done.rows_before:,} rows before, {done.rows_after:,} rows after"
+    rows = f"{counted(done.rows_before, 'row')} before, {counted(done.rows_after, 'row')} after"
     removed = f", {done.removed_keys:,} removed" if done.removed_keys else ""
-    return f"{done.view}: {rows}; {done.online_keys:,} keys online{removed}; {done.seconds:.1f} s"
+    return f"{done.view}: {rows}; {counted(done.online_keys, 'key')} online{removed}; {done.seconds:.1f} s"
 
 
 def span(seconds: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import UTC, datetime
@@ -15,6 +16,7 @@ from features.metrics import StreamMetrics, observe, serve
 from flows.context import Context, open_context
 from perennial.errors import PerennialError
 from perennial.ports import HOST
+from perennial.wording import MOMENT, at, counted
 
 LOG = logging.getLogger(__name__)
 
@@ -28,14 +30,14 @@ def follow_pipeline(pipeline: str, every_s: float, max_rows: int, metrics_port: 
         max_rows: records after which a commit comes earlier.
         metrics_port: where Prometheus is answered, 0 for any free port; None = nowhere.
     """
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
+    _log_as_printed()
     context = open_context(pipeline)
     with ExitStack() as stack:
         update = _serve_metrics(context, metrics_port, stack) if metrics_port is not None else None
 
         def on_commit(committed: Committed) -> None:
             if line := told(committed):
-                print(f"{datetime.now(UTC):%H:%M:%S} {line}", flush=True)
+                print(f"{at(datetime.now(UTC))} {line}", flush=True)
             if update:
                 update(committed)
 
@@ -45,6 +47,14 @@ def follow_pipeline(pipeline: str, every_s: float, max_rows: int, metrics_port: 
         print(f"Following {', '.join(event.topic for event in context.spec.events)}. Ctrl-C ends it.", flush=True)
         follower.run()
     print("Everything that was read is in the lake.")
+
+
+def _log_as_printed() -> None:
+    """Warnings begin with the moment, as the lines of the commits do."""
+    handler, form = logging.StreamHandler(), logging.Formatter("%(asctime)s %(message)s", MOMENT)
+    form.converter = time.gmtime
+    handler.setFormatter(form)
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
 
 
 def _serve_metrics(context: Context, port: int, stack: ExitStack) -> Callable[[Committed], None]:
@@ -58,7 +68,7 @@ def _serve_metrics(context: Context, port: int, stack: ExitStack) -> Callable[[C
             lag_rows = {topic.topic: topic.lag_rows for topic in committed.topics}
             metrics.state = observe(context.lake, context.spec, lag_rows)
         except PerennialError as error:  # the stream goes on; it will tell itself if the lake is away
-            LOG.warning("metrics are as of the commit before: %s", error)
+            LOG.warning("metrics are as of the commit before: %s", error.what)
 
     return update
 
@@ -70,7 +80,7 @@ def told(committed: Committed) -> str:
     if counts == Counts() and not rows:
         return ""
     online_keys, lag_rows = sum(v.online_keys for v in committed.views), sum(t.lag_rows for t in committed.topics)
-    return f"{_told(counts, lag_rows)}; {rows:,} feature rows, {online_keys:,} keys online"
+    return f"{_told(counts, lag_rows)}; {counted(rows, 'feature row')}, {counted(online_keys, 'key')} online"
 
 
 def told_topic(topic: TopicIngest) -> str:
@@ -79,11 +89,10 @@ def told_topic(topic: TopicIngest) -> str:
 
 
 def _told(counts: Counts, lag_rows: int) -> str:
-    parts = [f"{counts.ingested:,} events", f"{counts.dead_lettered:,} dead letters"]
-    rare = {
-        "late": counts.late - counts.too_late,
-        "too late": counts.too_late,
-        "duplicates": counts.duplicates,
-        "behind": lag_rows,
-    }
-    return ", ".join([*parts, *(f"{number:,} {name}" for name, number in rare.items() if number)])
+    in_time = counts.late - counts.too_late
+    parts = [counted(counts.ingested, "event"), counted(counts.dead_lettered, "dead letter")]
+    parts += [f"{in_time:,} late"] if in_time else []
+    parts += [f"{counts.too_late:,} too late"] if counts.too_late else []
+    parts += [counted(counts.duplicates, "duplicate")] if counts.duplicates else []
+    parts += [f"{lag_rows:,} behind"] if lag_rows else []
+    return ", ".join(parts)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from perennial.arguments import PipelineName
+from perennial.wording import at, counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,7 +35,7 @@ def history(pipeline: PipelineName, table: TableName = None) -> None:
         for line in snapshots(lake, name):
             added = f"+{line.added_rows:,}" if line.operation == "append" else ""
             print(
-                f"  {line.committed:%Y-%m-%d %H:%M:%S}  {line.operation:<8} {added:>10} {line.total_rows:>11,} rows "
+                f"  {at(line.committed)}  {line.operation:<8} {added:>10} {line.total_rows:>11,} rows "
                 f"{line.files:>5,} files {_size(line.size_bytes):>8}"
             )
             more = [f"snapshot {line.snapshot_id}"]
@@ -52,8 +53,9 @@ def compact(pipeline: PipelineName, table: TableName = None) -> None:
     lake = _lake(pipeline)
     for name in tables_of(lake, _own(pipeline, table)):
         done = rewrite(lake, name)
-        told = f"{done.files_before:,} files -> {done.files_after:,}, {done.rewritten_rows:,} rows written again"
-        print(f"{name}: {told if done.commits else f'{done.files_before:,} files, nothing to do'}")
+        files = counted(done.files_before, "file")
+        told = f"{files} -> {done.files_after:,}, {counted(done.rewritten_rows, 'row')} written again"
+        print(f"{name}: {told if done.commits else f'{files}, nothing to do'}")
 
 
 @app.command()
@@ -80,8 +82,8 @@ def expire(
     for name in tables_of(lake, _own(pipeline, table)):
         done = let_go(lake, name, keep, timedelta(hours=older_than), moment(None))
         print(
-            f"{name}: {done.snapshots_gone:,} snapshots let go, {done.snapshots_kept:,} kept; "
-            f"{done.files_deleted:,} files older than {older_than:g} h deleted ({_size(done.deleted_bytes)})"
+            f"{name}: {counted(done.snapshots_gone, 'snapshot')} let go, {done.snapshots_kept:,} kept; "
+            f"{counted(done.files_deleted, 'file')} older than {older_than:g} h deleted ({_size(done.deleted_bytes)})"
         )
 
 

@@ -16,7 +16,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -164,17 +164,21 @@ class Stack:
         unready = {name: probe for name, probe in self._probes().items() if FIELDS[name] not in self._given}
         for name in unready:
             self._spawn(name, command(name, self._root, self._ports))
+        # At once: a command that is run meanwhile names these addresses and not the default ones.
+        self._write_file(unready)
         # What runs on Prefect is started once a core is free, and makes its imports while the server still starts.
         waiting = "prefect" in unready
         while unready:
             for name in [name for name, ready in unready.items() if ready()]:
                 del unready[name]
+                self._write_file(unready)
                 self._on_ready(name, time.monotonic() - begin)
                 if name == "prefect":
                     make_work_pool(self._http, self.addresses["prefect_api_url"])
             if waiting and unready.keys() <= {"prefect"}:
                 waiting = False
                 unready["worker"] = self._start_worker(schedules)
+                self._write_file(unready)
             self._check_alive()
             if time.monotonic() - begin > START_LIMIT_S:
                 logs = self._root / "logs"
@@ -182,7 +186,6 @@ class Stack:
                     f"{', '.join(unready)} did not answer within {START_LIMIT_S:.0f} s; see the logs in {logs}"
                 )
             time.sleep(0.1)
-        self._write_file()
 
     def _probes(self) -> dict[str, Callable[[], bool]]:
         def answers(url: str) -> Callable[[], bool]:
@@ -231,9 +234,10 @@ class Stack:
                 last = tail(child.log)
                 raise StageError(f"{child.name} ended by itself with status {status}; end of {child.log}:\n{last}")
 
-    def _write_file(self) -> None:
+    def _write_file(self, unready: Container[str]) -> None:
+        """Tell other processes where everything is, and what of it answers by now."""
         file = self._root / STACK_FILE
-        children = [{"name": child.name, **asdict(child.key)} for child in self._children]
+        children = [{"name": c.name, "ready": c.name not in unready, **asdict(c.key)} for c in self._children]
         fresh = file.with_suffix(".new")
         fresh.write_text(json.dumps({"pid": os.getpid(), "addresses": self.addresses, "children": children}, indent=2))
         fresh.replace(file)

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -25,6 +25,7 @@ import httpx
 
 from features.events import encode_json
 from perennial.settings import settings
+from perennial.wording import counted
 from pipelines.spec import PipelineSpec, add_pipelines_dir, load_pipeline
 
 DAY = timedelta(days=1)
@@ -84,6 +85,23 @@ class Traffic:
             "p50_ms": ordered[len(ordered) // 2] if ordered else None,
             "p99_ms": ordered[int(len(ordered) * 0.99)] if ordered else None,
         }
+
+
+def told(report: Mapping[str, Any]) -> str:
+    """A report as a sentence: requests, answers, who predicted, how long it took."""
+    if not report["requests"]:
+        return "No request was sent."
+    answers = ", ".join(
+        f"{number:,} {'answered ' if kind.isdigit() else ''}{kind}"
+        for kind, number in sorted(report["answers"].items())
+    )
+    parts = [f"{counted(report['requests'], 'request')}: {answers}"]
+    if report["versions"]:
+        versions = sorted(report["versions"].items())
+        parts.append(", ".join(f"{counted(n, 'prediction')} by version {version}" for version, n in versions))
+    if report["p50_ms"] is not None:
+        parts.append(f"P50 {report['p50_ms']:.1f} ms, P99 {report['p99_ms']:.1f} ms")
+    return "; ".join(parts)
 
 
 def main() -> int:

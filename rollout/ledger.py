@@ -17,6 +17,7 @@ from typing import Any, Literal
 import sqlalchemy as sa
 from sqlalchemy.schema import CreateColumn, CreateTable
 
+from perennial.database_urls import shown
 from perennial.errors import ConflictError, StateError, UnreachableError, UsageError
 from rollout.observation import ArmObservation, ObservationRow
 
@@ -133,7 +134,7 @@ class Ledger:
                 f"PERENNIAL_DATABASE_URL cannot be used ({error}); "
                 "give sqlite:///PATH or postgresql+psycopg://USER@HOST/NAME with its driver installed"
             ) from error
-        self._address = self._engine.url.render_as_string(hide_password=True)
+        self._address = shown(self._engine.url)
         self._has_tables = False
         if self._engine.dialect.name == "sqlite":
             sa.event.listen(self._engine, "connect", _set_up_sqlite)

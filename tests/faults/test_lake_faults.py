@@ -80,4 +80,5 @@ def test_a_follower_goes_on_by_itself_once_the_lake_takes_commits_again(
             )
             shop.send(20)
         wait_until(lambda: all_is_in(place))
+    assert "run again" not in caplog.text
     assert_everything_counts_once(place)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import pytest
@@ -11,6 +12,8 @@ from shop import (
     assert_everything_counts_once,
     event_value,
     follow,
+    make_follower,
+    running,
     take_in,
     take_in_again_and_again,
     wait_until,
@@ -18,6 +21,7 @@ from shop import (
 from watched import process_of
 
 from features import dead_letters
+from features.topic_stream import TopicStream
 from perennial.errors import ConflictError
 
 WAYS = {"follower": follow, "micro-batches": take_in_again_and_again}
@@ -43,6 +47,26 @@ def test_two_ingests_at_once_lose_and_double_nothing(
             process.join(60)
             assert process.exitcode == 0
     take_in(place)
+    assert_everything_counts_once(place)
+
+
+def test_a_follower_that_is_overtaken_goes_on_and_tells_nobody_to_run_it_again(
+    place: Place, shop: Shop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    commit = TopicStream.commit
+
+    def overtaken(stream: TopicStream) -> None:
+        if stream.pending_rows:
+            monkeypatch.setattr(TopicStream, "commit", commit)
+            take_in(place)
+        commit(stream)
+
+    monkeypatch.setattr(TopicStream, "commit", overtaken)
+    with caplog.at_level(logging.WARNING), running(make_follower(place)):
+        shop.send(20)
+        wait_until(lambda: "going on from the lake's last commit" in caplog.text)
+    assert "another writer" in caplog.text
+    assert "run" not in caplog.text
     assert_everything_counts_once(place)
 
 

@@ -7,15 +7,23 @@ from typing import Any
 import pytest
 from kafka import KafkaAdminClient, KafkaProducer
 from kafka.admin import NewTopic
+from new_pipeline import spec as spec  # a fixture
 from redis_server import redis_server as redis_server  # a fixture
 
+from features.lake import Lake
 from perennial.settings import Settings
+from pipelines.spec import PipelineSpec
 
 
 @pytest.fixture
 def kafka_settings(broker: Any, tmp_path: Path) -> Settings:
     """State of its own on the session's broker."""
     return Settings(home=tmp_path, kafka_bootstrap_servers=broker.address)
+
+
+@pytest.fixture
+def lake(kafka_settings: Settings, spec: PipelineSpec) -> Lake:
+    return Lake(kafka_settings, spec.name)
 
 
 @pytest.fixture(scope="session")

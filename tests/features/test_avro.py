@@ -1,113 +1,25 @@
 from __future__ import annotations
 
-import io
 import json
-import threading
-from collections.abc import Iterator, Mapping
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-import httpx
 import polars as pl
 import pytest
-from fastavro import parse_schema, schemaless_writer
 from hypothesis import given
 from hypothesis import strategies as st
+from toys import CREATED
+from toys_avro import AT, GOOD, SCHEMA, changed, event_with, framed, only_reason, read, with_fields
+from toys_avro import event as event  # a fixture
+from toys_avro import files as files  # a fixture
 
 from features.avro import WriterSchemas
-from features.events import Decoded, Records, decode, encode, events_schema
-from perennial.errors import UnreachableError, UsageError
-from pipelines.spec import EventField, EventSpec
-
-CREATED = datetime(2026, 3, 1, 12, tzinfo=UTC)
-AT = datetime(2026, 3, 1, 9, 30, 0, 123456, tzinfo=UTC)
-MICROS = {"type": "long", "logicalType": "timestamp-micros"}
-SCHEMA = {
-    "type": "record",
-    "name": "Sold",
-    "namespace": "toys",
-    "fields": [
-        {"name": "toy_id", "type": "string"},
-        {"name": "event_timestamp", "type": MICROS},
-        {"name": "pieces", "type": "long"},
-        {"name": "price", "type": "double"},
-        {"name": "gift", "type": "boolean"},
-        {"name": "note", "type": ["null", "string"], "default": None},
-        {"name": "returned_at", "type": ["null", MICROS], "default": None},
-    ],
-}
-GOOD = {
-    "toy_id": "t1",
-    "event_timestamp": AT,
-    "pieces": 3,
-    "price": 2.5,
-    "gift": True,
-    "note": "with ribbon",
-    "returned_at": None,
-}
-
-
-def event_with(files: Mapping[int, Path]) -> EventSpec:
-    return EventSpec(
-        topic="toys.sold.v1",
-        fields=(
-            EventField(name="toy_id", type="string"),
-            EventField(name="event_timestamp", type="timestamp"),
-            EventField(name="pieces", type="int"),
-            EventField(name="price", type="float"),
-            EventField(name="gift", type="bool"),
-            EventField(name="note", type="string", nullable=True),
-            EventField(name="returned_at", type="timestamp", nullable=True),
-        ),
-        event_timestamp="event_timestamp",
-        event_id=("toy_id",),
-        partition_key="toy_id",
-        encoding="avro",
-        avro_schemas=files,
-    )
-
-
-@pytest.fixture(scope="session")
-def files(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
-    path = tmp_path_factory.mktemp("schemas") / "sold.avsc"
-    path.write_text(json.dumps(SCHEMA))
-    return {7: path}
-
-
-@pytest.fixture(scope="session")
-def event(files: dict[int, Path]) -> EventSpec:
-    return event_with(files)
-
-
-def framed(row: Mapping[str, Any], schema: Any = SCHEMA, number: int = 7) -> bytes:
-    stream = io.BytesIO()
-    schemaless_writer(stream, parse_schema(schema), row)
-    return b"\0" + number.to_bytes(4, "big") + stream.getvalue()
-
-
-def changed(**fields: Any) -> dict[str, Any]:
-    return {**GOOD, **fields}
-
-
-def with_fields(*fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The writer's schema with some fields of other types or more of them; a field of type None is left out."""
-    types = {f["name"]: f for f in [*SCHEMA["fields"], *fields]}  # type: ignore[misc]
-    return {**SCHEMA, "fields": [f for f in types.values() if f["type"] is not None]}
-
-
-def read(values: list[bytes | None], event: EventSpec, schemas: WriterSchemas | None = None) -> Decoded:
-    return decode(Records.of((0, i, b"k", v) for i, v in enumerate(values)), event, CREATED, schemas=schemas)
-
-
-def only_reason(value: bytes | None, event: EventSpec, schemas: WriterSchemas | None = None) -> str:
-    decoded = read([framed(changed(toy_id="before")), value, framed(changed(toy_id="after"))], event, schemas)
-    assert decoded.events["toy_id"].to_list() == ["before", "after"]
-    assert decoded.dead_letters["value"].to_list() == [value]
-    return str(decoded.dead_letters["reason"][0])
+from features.events import encode, events_schema
+from perennial.errors import UsageError
+from pipelines.spec import EventSpec
 
 
 def test_a_framed_record_becomes_an_event(event: EventSpec) -> None:
@@ -148,7 +60,7 @@ HOSTILE = {
         "Avro schema 99 is in no file of the event's avro_schemas, and no registry",
     ),
     "a truncated record": (framed(GOOD)[:-3], "not a record of Avro schema 7"),
-    "bytes left over": (framed(GOOD) + b"xy", "not a record of Avro schema 7: 2 bytes are left over"),
+    "bytes left over": (framed(GOOD) + b"xy", "not a record of Avro schema 7: 2 bytes left over"),
     "text that is not UTF-8": (framed(changed(toy_id="@@")).replace(b"@@", b"\xff\xfe"), "UnicodeDecodeError"),
     "a text longer than the record": (
         b"\0\0\0\0\x07" + b"\xfe\xff\xff\xff\x0f" + b"x",
@@ -226,7 +138,7 @@ LOGICAL: dict[str, tuple[str, Any, Any, Any]] = {
         AT.replace(microsecond=123_000),
     ),
     "text as a time": ("event_timestamp", "string", "2026-03-01T10:30:00+01:00", AT.replace(microsecond=0)),
-    "a number as a time": ("event_timestamp", "long", 5, "is 5, a int, expected timestamp"),
+    "a number as a time": ("event_timestamp", "long", 5, "is 5, an int, expected timestamp"),
     "a local time": (
         "event_timestamp",
         {"type": "long", "logicalType": "local-timestamp-micros"},
@@ -249,7 +161,7 @@ LOGICAL: dict[str, tuple[str, Any, Any, Any]] = {
     "an int of 32 bits": ("pieces", "int", -7, -7),
     "an int as a float": ("price", "long", 7, 7.0),
     "a choice of types": ("note", ["null", "int", "string"], "x", "x"),
-    "another choice": ("note", ["null", "int", "string"], 5, "field 'note' is 5, a int, expected string"),
+    "another choice": ("note", ["null", "int", "string"], 5, "field 'note' is 5, an int, expected string"),
     "a record as text": ("note", RECORD, {"a": 1}, "field 'note' is {'a': 1}, a dict, expected string"),
     "bytes as text": ("note", "bytes", b"x", "field 'note' is b'x', a bytes, expected string"),
     "a null where none may be": ("pieces", ["null", "long"], None, "field 'pieces' is missing or null"),
@@ -269,75 +181,6 @@ def test_types_of_avro_are_read_as_the_fields_of_the_event_or_refused(
         assert decoded.events["extra"].to_list() == [None]
     else:
         assert expected in decoded.dead_letters["reason"][0]
-
-
-def doubling(levels: int, leaf: Any = "null") -> dict[str, Any]:
-    """R0 holds R1 twice, R1 holds R2 twice, ...; the last record holds the leaf twice: 2 + 4 + ... + 2^levels fields."""
-    within = leaf
-    for level in reversed(range(levels)):
-        again = within["name"] if isinstance(within, dict) else within
-        fields = [{"name": "a", "type": within}, {"name": "b", "type": again}]
-        within = {"type": "record", "name": f"R{level}", "fields": fields}
-    return dict(within)
-
-
-UNSAFE = {
-    "a list without end": (
-        {"type": "record", "name": "Node", "fields": [{"name": "next", "type": ["null", "Node"]}]},
-        b"\x02" * 1_000_000 + b"\0",
-        "its type 'toys.Node' holds itself",
-    ),
-    "2^62 nulls": ({"type": "array", "items": "null"}, b"\xfe\xff\xff\xff\xff\xff\xff\xff\x7f", "take no bytes"),
-    "2^62 empty records": (
-        {"type": "array", "items": {"type": "record", "name": "Empty", "fields": [{"name": "a", "type": "null"}]}},
-        b"\xfe\xff\xff\xff\xff\xff\xff\xff\x7f",
-        "take no bytes",
-    ),
-}
-
-
-def test_a_schema_whose_records_double_is_read_up_to_ten_thousand_fields(event: EventSpec, registry: Registry) -> None:
-    """Of 12 levels there are 8,190 fields; with the field that holds them and the event's seven, 8,198."""
-    schemas = WriterSchemas(event.avro_schemas, registry.url)
-    number = registry.register("toys", with_fields({"name": "more", "type": doubling(12)}))
-    value = b"\0" + number.to_bytes(4, "big") + framed(GOOD)[5:]
-    decoded = read([value], event, schemas)
-    assert decoded.dead_letters.is_empty()
-    assert decoded.events["extra"][0].count("null") == 2**12
-
-
-@pytest.mark.parametrize("levels", [13, 18, 80])
-@pytest.mark.parametrize("leaf", ["null", "int"])
-@pytest.mark.parametrize("around", ["itself", "a choice", "an array", "a map"])
-def test_a_schema_whose_records_double_further_is_not_read(
-    levels: int, leaf: str, around: str, event: EventSpec, registry: Registry
-) -> None:
-    """Of 13 levels there are 16,382 fields, of 80 more than could ever be counted one by one."""
-    record = doubling(levels, leaf)
-    types: dict[str, Any] = {
-        "itself": record,
-        "a choice": ["null", record],
-        "an array": {"type": "array", "items": {**record, "fields": [*record["fields"], {"name": "c", "type": "int"}]}},
-        "a map": {"type": "map", "values": record},
-    }
-    number = registry.register("toys", with_fields({"name": "more", "type": types[around]}))
-    value = b"\0" + number.to_bytes(4, "big") + framed(GOOD)[5:]
-    told = only_reason(value, event, WriterSchemas(event.avro_schemas, registry.url))
-    assert told.startswith(f"Avro schema {number} is not read: ")
-    assert "more than 10,000 fields" in told
-
-
-@pytest.mark.parametrize("what", UNSAFE)
-def test_a_schema_in_which_few_bytes_hold_no_end_of_values_is_not_read(
-    what: str, event: EventSpec, registry: Registry
-) -> None:
-    """It would end the process, or never end."""
-    type_, body, reason = UNSAFE[what]
-    number = registry.register("toys", with_fields({"name": "more", "type": type_}))
-    value = b"\0" + number.to_bytes(4, "big") + framed(GOOD)[5:] + body
-    told = only_reason(value, event, WriterSchemas(event.avro_schemas, registry.url))
-    assert told.startswith(f"Avro schema {number} is not read: ")
-    assert reason in told
 
 
 rows = st.fixed_dictionaries(
@@ -368,142 +211,3 @@ def test_events_are_not_encoded_without_a_schema_or_by_one_that_does_not_fit(eve
     (tmp_path / "s.avsc").write_text(json.dumps(with_fields({"name": "pieces", "type": "string"})))
     with pytest.raises(UsageError, match=r"an event does not fit .*s\.avsc"):
         encode(events, event_with({9: tmp_path / "s.avsc"}))
-
-
-class Registry:
-    """Confluent's documented REST API over schemas that were really registered, for none can be installed here.
-
-    POST /subjects/{subject}/versions stores a schema and answers its id; GET /schemas/ids/{id} answers it, or 404 with
-    error 40403. It can be told to fail, and counts what it was asked.
-    """
-
-    def __init__(self) -> None:
-        self.schemas: dict[int, dict[str, Any]] = {}
-        self.asked: list[str] = []
-        self.fails: tuple[int, bytes] | None = None
-        registry = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                told = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                known = next((n for n, s in registry.schemas.items() if s == told), None)
-                number = known or 100_000 + len(registry.schemas)
-                registry.schemas[number] = told
-                self.answer(200, json.dumps({"id": number}).encode())
-
-            def do_GET(self) -> None:
-                registry.asked.append(self.path)
-                number = int(self.path.removeprefix("/schemas/ids/"))
-                if registry.fails:
-                    self.answer(*registry.fails)
-                elif number in registry.schemas:
-                    self.answer(200, json.dumps(registry.schemas[number]).encode())
-                else:
-                    self.answer(404, b'{"error_code":40403,"message":"Schema not found"}')
-
-            def answer(self, status: int, body: bytes) -> None:
-                self.send_response(status)
-                self.send_header("Content-Type", "application/vnd.schemaregistry.v1+json")
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *_: object) -> None: ...
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-
-    def register(self, subject: str, schema: Any, **more: Any) -> int:
-        body = {"schema": json.dumps(schema), **more}
-        return int(httpx.post(f"{self.url}/subjects/{subject}/versions", json=body).raise_for_status().json()["id"])
-
-    def stop(self) -> None:
-        self.server.shutdown()
-        self.server.server_close()
-
-
-@pytest.fixture
-def registry() -> Iterator[Registry]:
-    running = Registry()
-    yield running
-    running.stop()
-
-
-def test_a_schema_of_the_registry_is_asked_for_once(registry: Registry) -> None:
-    event, number = event_with({}), registry.register("toys.sold.v1-value", SCHEMA)
-    schemas = WriterSchemas({}, f"{registry.url}/")
-    for _ in range(3):
-        assert read([framed(GOOD, number=number)] * 5, event, schemas).events.height == 5
-    assert registry.asked == [f"/schemas/ids/{number}"]
-
-
-def test_a_file_comes_before_the_registry(registry: Registry, event: EventSpec) -> None:
-    assert read([framed(GOOD)], event, WriterSchemas(event.avro_schemas, registry.url)).events.height == 1
-    assert registry.asked == []
-
-
-def test_an_id_that_the_registry_does_not_know_is_a_dead_letter_until_it_does(
-    registry: Registry, event: EventSpec
-) -> None:
-    schemas = WriterSchemas(event.avro_schemas, registry.url)
-    value = framed(GOOD, number=100_000)
-    assert only_reason(value, event, schemas) == f"Avro schema 100000 is not known to the registry at {registry.url}"
-    assert registry.register("toys", SCHEMA) == 100_000
-    assert read([value], event, schemas).events.height == 1
-
-
-@pytest.mark.parametrize(
-    ("status", "body"),
-    [
-        (500, b'{"error_code":50001,"message":"store"}'),
-        (503, b""),
-        (401, b'{"error_code":40101}'),
-        (404, b"<html>no such page</html>"),
-        (200, b"<html>a portal</html>"),
-        (200, b"[]"),
-    ],
-)
-def test_a_registry_that_fails_loses_nothing(registry: Registry, event: EventSpec, status: int, body: bytes) -> None:
-    number = registry.register("toys", SCHEMA)
-    schemas = WriterSchemas(event.avro_schemas, registry.url)
-    registry.fails = status, body
-    with pytest.raises(UnreachableError, match=rf"answered {status} when .* PERENNIAL_SCHEMA_REGISTRY_URL"):
-        read([framed(GOOD), framed(GOOD, number=number)], event, schemas)
-    registry.fails = None
-    assert read([framed(GOOD), framed(GOOD, number=number)], event, schemas).events.height == 2
-
-
-def test_a_registry_that_is_not_there_is_named_without_its_password(event: EventSpec, free_port: int) -> None:
-    schemas = WriterSchemas({}, f"http://user:secret@127.0.0.1:{free_port}")
-    with pytest.raises(
-        UnreachableError, match=rf"answers at http://127\.0\.0\.1:{free_port} .*_SCHEMA_REGISTRY_URL"
-    ) as told:
-        read([framed(GOOD)], event, schemas)
-    assert "secret" not in str(told.value)
-
-
-@pytest.mark.parametrize(
-    ("schema", "more", "reason"),
-    [
-        ("string", {}, "is no record's"),
-        ({"type": "record", "name": "A", "fields": [{"name": "a", "type": "nothing"}]}, {}, "cannot be parsed"),
-        ({"type": "nothing"}, {}, "cannot be parsed"),
-        (SCHEMA, {"schemaType": "PROTOBUF"}, "is PROTOBUF, expected Avro"),
-        (SCHEMA, {"references": [{"name": "a", "subject": "b", "version": 1}]}, "refers to other subjects"),
-    ],
-)
-def test_what_cannot_be_read_by_its_schema_is_a_dead_letter(
-    registry: Registry, event: EventSpec, schema: Any, more: dict[str, Any], reason: str
-) -> None:
-    number = registry.register("toys", schema, **more)
-    schemas = WriterSchemas(event.avro_schemas, registry.url)
-    assert reason in only_reason(framed(GOOD, number=number), event, schemas)
-
-
-def test_a_file_that_holds_no_schema_is_named(tmp_path: Path) -> None:
-    missing, empty = tmp_path / "missing.avsc", tmp_path / "empty.avsc"
-    empty.write_text("{}")
-    for path, sentence in ((missing, r"missing\.avsc cannot be read"), (empty, r"empty\.avsc: .* cannot be parsed")):
-        with pytest.raises(UsageError, match=sentence):
-            read([framed(GOOD)], event_with({7: path}))

@@ -1,7 +1,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import pickle
+import subprocess
+import sys
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -65,3 +70,28 @@ def test_a_reader_that_is_killed_is_told_and_one_that_is_not_needed_ends(kafka_s
         next(read)
         assert len(readers()) == 1
     assert readers() == []
+
+
+CTRL_C = """
+import os, pickle, signal, sys
+from features.backlog import read_backlog
+settings, topic = pickle.load(sys.stdin.buffer)
+signal.signal(signal.SIGINT, lambda *_: None)
+rows = 0
+for batch in read_backlog(settings, topic, {}):
+    os.killpg(0, signal.SIGINT)  # as a terminal does
+    rows += len(batch.records)
+print(rows)
+"""
+
+
+def test_ctrl_c_is_for_whoever_asked_and_not_for_the_process_that_reads(kafka_settings: Settings, topic: str) -> None:
+    asker = subprocess.run(
+        [sys.executable, "-c", CTRL_C],
+        input=pickle.dumps((kafka_settings, topic)),
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        start_new_session=True,
+        timeout=60,
+    )
+    assert asker.stdout.decode().strip() == "50003", asker.stderr.decode()

@@ -221,10 +221,14 @@ def test_a_commit_between_glues_look_and_its_write_is_refused_by_the_version_it_
     ("given", "setting"),
     [
         ({"lake_catalog_uri": "postgresql://me:{secret}@127.0.0.1:{port}/lake"}, "PERENNIAL_LAKE_CATALOG_URI"),
+        (
+            {"lake_catalog_uri": "postgresql+psycopg://127.0.0.1:{port}/lake?user=me&password={secret}"},
+            "PERENNIAL_LAKE_CATALOG_URI",
+        ),
         ({"lake_catalog_uri": "glue://eu-central-1", "lake_warehouse": "s3://b"}, "PERENNIAL_LAKE_CATALOG_URI"),
         ({"lake_warehouse": "s3://bucket/lake"}, "PERENNIAL_LAKE_WAREHOUSE"),
     ],
-    ids=["postgresql", "glue", "s3"],
+    ids=["postgresql", "postgresql's options", "glue", "s3"],
 )
 def test_what_does_not_answer_is_told_soon_and_in_one_sentence(
     given: dict[str, str], setting: str, free_port: int, tmp_path: Path
@@ -277,6 +281,8 @@ def test_a_catalog_of_an_unknown_kind_is_told_with_the_kinds_there_are(uri: str,
         "postgresql://u:s3cr@t:zebra",
         "postgresql://u:s3cr",
         "postgresql://u:s3cr@zebra@localhost/db",
+        "postgresql://localhost?user=u&password=s3cr@zebra",
+        "postgresql://localhost:5432?user=u&password=s3cr@zebra",
     ],
 )
 def test_an_address_that_cannot_be_read_is_told_without_a_piece_of_its_password(uri: str, tmp_path: Path) -> None:
@@ -288,6 +294,23 @@ def test_an_address_that_cannot_be_read_is_told_without_a_piece_of_its_password(
         told = "".join(traceback.format_exception(caught.value, limit=0))
         assert "s3cr" not in told
         assert "zebra" not in told
+
+
+@pytest.mark.parametrize(
+    ("uri", "told"),
+    [
+        ("postgresql://u:s3cr@db:5432/lake", "postgresql://u:***@db:5432/lake"),
+        ("postgresql://db/lake?user=u&password=s3cr", "postgresql://db/lake?password=***&user=u"),
+        (
+            "postgresql://db/lake?sslpassword=s3cr&sslmode=require",
+            "postgresql://db/lake?sslmode=require&sslpassword=***",
+        ),
+        ("postgresql://u:s3cr@/lake?password=s3cr&password=s3cr", "postgresql://u:***@/lake?password=***"),
+        ("postgresql+psycopg://db/lake?password=s3cr@zebra", "postgresql+psycopg://db/lake?password=***"),
+    ],
+)
+def test_an_address_is_shown_without_its_passwords_wherever_they_are(uri: str, told: str) -> None:
+    assert shown(uri) == told
 
 
 def test_options_may_be_numbers_and_truths_as_in_json(tmp_path: Path, aws: str) -> None:

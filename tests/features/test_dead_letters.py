@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import orjson
@@ -29,28 +28,13 @@ from features.lake import Lake
 from features.producer import MAX_DEAD_LETTER_BYTES
 from features.store import view_table
 from perennial.errors import ConflictError, UsageError
-from perennial.scaffold import init_pipeline
 from perennial.settings import Settings
-from pipelines.spec import EventSpec, PipelineSpec, add_pipelines_dir, load_pipeline
+from pipelines.spec import EventSpec, PipelineSpec
 
 NOW = datetime(2024, 1, 5, tzinfo=UTC)
 AT = datetime(2024, 1, 4, 12, tzinfo=UTC)
 PARTITIONS = 3
 Produce = Callable[[str, Mapping[int, Any]], None]
-
-
-@pytest.fixture
-def spec(request: pytest.FixtureRequest, tmp_path: Path) -> PipelineSpec:
-    """A new pipeline of this test's own: its topics are nobody else's."""
-    name = f"letters_{abs(hash(request.node.name)) % 10**8}"
-    init_pipeline(name, tmp_path / "pipelines")
-    add_pipelines_dir(tmp_path / "pipelines")
-    return load_pipeline(name)
-
-
-@pytest.fixture
-def lake(kafka_settings: Settings, spec: PipelineSpec) -> Lake:
-    return Lake(kafka_settings, spec.name)
 
 
 @pytest.fixture

@@ -8,27 +8,10 @@ import polars as pl
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from toys import CREATED, EVENT
 
 from features.events import DEAD_LETTER_SCHEMA, Records, decode, encode, events_schema
-from pipelines.spec import EventField, EventSpec
 
-CREATED = datetime(2026, 3, 1, 12, tzinfo=UTC)
-EVENT = EventSpec(
-    topic="toys.sold.v1",
-    fields=(
-        EventField(name="toy_id", type="string"),
-        EventField(name="event_timestamp", type="timestamp"),
-        EventField(name="pieces", type="int"),
-        EventField(name="price", type="float"),
-        EventField(name="gift", type="bool"),
-        EventField(name="note", type="string", nullable=True),
-        EventField(name="returned_at", type="timestamp", nullable=True),
-        EventField(name="rating", type="int", nullable=True),
-    ),
-    event_timestamp="event_timestamp",
-    event_id=("toy_id",),
-    partition_key="toy_id",
-)
 GOOD = {
     "toy_id": "t1",
     "event_timestamp": "2026-02-28T23:30:00+01:00",
@@ -91,13 +74,13 @@ HOSTILE = {
     "a missing id": (without("toy_id"), "'toy_id' is missing or null"),
     "a missing time": (without("event_timestamp"), "'event_timestamp' is missing or null"),
     "a null where none may be": (changed(price=None), "'price' is missing or null"),
-    "a number for a string": (changed(toy_id=12), r"'toy_id' is 12, a int, expected string"),
+    "a number for a string": (changed(toy_id=12), r"'toy_id' is 12, an int, expected string"),
     "an object for a string": (changed(note={"a": 1}), r"'note' is \{'a':\ 1\}, a dict, expected string"),
     "a string for a number": (changed(price="2.5"), r"'price' is '2\.5', a str, expected float"),
     "a bool for a float": (changed(price=True), r"'price' is True, a bool, expected float"),
     "a bool for an int": (changed(pieces=True), r"'pieces' is True, a bool, expected int"),
     "a float for an int": (changed(pieces=3.0), r"'pieces' is 3\.0, a float, expected int"),
-    "an int for a bool": (changed(gift=1), r"'gift' is 1, a int, expected bool"),
+    "an int for a bool": (changed(gift=1), r"'gift' is 1, an int, expected bool"),
     "an array for a number": (changed(rating=[5]), r"'rating' is \[5\], a list, expected int"),
     "an int of 65 bits": (changed(pieces=2**63), "beyond 64 bits"),
     "an int of 300 digits": (changed(pieces=10**300), r"'pieces' is 1e\+300, a float, expected int"),
@@ -144,7 +127,7 @@ HOSTILE = {
     "a time that is none": (changed(event_timestamp="2026-02-30T00:00:00Z"), "ISO 8601"),
     "seconds for a time": (
         changed(event_timestamp=1_772_000_000),
-        "'event_timestamp' is 1772000000, a int, expected timestamp",
+        "'event_timestamp' is 1772000000, an int, expected timestamp",
     ),
     "a novel for a time": (changed(event_timestamp="x" * 500_000), "ISO 8601"),
     "a broken optional time": (changed(returned_at="yesterday"), "'returned_at' is 'yesterday'"),
@@ -241,6 +224,22 @@ def test_fields_that_the_spec_does_not_name_are_kept_aside() -> None:
         (2, '{"gate":null}'),
     ]
     assert decoded.dead_letters["kafka_offset"].to_list() == [3]
+
+
+def test_integers_of_any_width_in_unknown_fields_are_kept_as_they_were_written() -> None:
+    wide = [2**64, -(2**63) - 1, 10**30, -(10**300), 2**64 - 1, -(2**63)]
+    values = [changed(gate={"a": [n, 0.1, "é", "1" * 30]}, pieces=5) for n in wide]
+    values += [changed(gate=2**64, pieces=10**30), changed(pieces=10**30)]
+    decoded = decode(Records.of(record(value, i) for i, value in enumerate(values)), EVENT, CREATED)
+    expected = [
+        json.dumps({"gate": {"a": [n, 0.1, "é", "1" * 30]}}, separators=(",", ":"), ensure_ascii=False) for n in wide
+    ]
+    assert decoded.events["extra"].to_list() == expected
+    # A declared field is what it was: its number is read as a float.
+    assert (
+        decoded.dead_letters["reason"].str.contains("'pieces' is 1e\\+30, a float, expected int").to_list()
+        == [True] * 2
+    )
 
 
 def test_reasons_stay_short_and_name_the_first_field_that_does_not_fit() -> None:

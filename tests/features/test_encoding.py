@@ -109,7 +109,7 @@ def test_a_column_of_the_wrong_type_is_named(frame: dict[str, list[object]], nam
 
 
 def test_labels_must_fit_the_rows() -> None:
-    with pytest.raises(UsageError, match="2 rows came with 1 labels"):
+    with pytest.raises(UsageError, match="2 rows came with 1 label;"):
         fit_encoder(pl.DataFrame({"city": ["a", "b"]}), np.array([True]), [CITY])
 
 

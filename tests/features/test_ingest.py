@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import threading
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import orjson
@@ -27,27 +26,12 @@ from features.tail import Tail
 from features.topic_stream import TopicStream, topic_schema
 from features.windows import build_features
 from perennial.errors import BlockedError, ConflictError
-from perennial.scaffold import init_pipeline
 from perennial.settings import Settings
-from pipelines.spec import Aggregate, EventField, PipelineSpec, add_pipelines_dir, load_pipeline
+from pipelines.spec import Aggregate, EventField, PipelineSpec
 
 FIRST = datetime(2024, 1, 2, tzinfo=UTC)
 NOW = datetime(2024, 1, 5, tzinfo=UTC)
 BAD = (b"{", b"[1]", b'{"order_id": 7}')
-
-
-@pytest.fixture
-def spec(request: pytest.FixtureRequest, tmp_path: Path) -> PipelineSpec:
-    """A new pipeline of this test's own: its topics are nobody else's."""
-    name = f"shop_{abs(hash(request.node.name)) % 10**8}"
-    init_pipeline(name, tmp_path / "pipelines")
-    add_pipelines_dir(tmp_path / "pipelines")
-    return load_pipeline(name)
-
-
-@pytest.fixture
-def lake(kafka_settings: Settings, spec: PipelineSpec) -> Lake:
-    return Lake(kafka_settings, spec.name)
 
 
 def take_in(settings: Settings, lake: Lake, spec: PipelineSpec, created: datetime = NOW) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from features.store import applied_lineage, open_store
 from perennial.errors import StateError
 from perennial.scaffold import init_pipeline
 from perennial.settings import Settings
-from pipelines.spec import Aggregate, PipelineSpec, add_pipelines_dir, load_pipeline
+from pipelines.spec import Aggregate, PipelineSpec
 
 OF = FeatureLineage(
     view="prices",
@@ -26,14 +26,6 @@ OF = FeatureLineage(
     ttl_s="7200",
     code="0.1.0+aaaaaaaa",
 )
-
-
-@pytest.fixture
-def spec(request: pytest.FixtureRequest, tmp_path: Path) -> PipelineSpec:
-    name = f"lineage_{abs(hash(request.node.name)) % 10**8}"
-    init_pipeline(name, tmp_path / "pipelines")
-    add_pipelines_dir(tmp_path / "pipelines")
-    return load_pipeline(name)
 
 
 def test_what_is_applied_tells_where_every_feature_comes_from(tmp_path: Path, spec: PipelineSpec) -> None:

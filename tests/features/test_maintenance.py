@@ -393,7 +393,7 @@ def test_data_files_that_find_no_room_leave_rows_and_positions_and_go_later(lake
     environment = {**os.environ, "PYTHONPATH": f"{Path(__file__).parents[2]}{os.pathsep}{tmp_path}"}
     command = [sys.executable, "-c", FULL, str(lake.settings.home)]
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    assert "did not take 100000 rows" in ran.stdout
+    assert "did not take 100,000 rows" in ran.stdout
     assert ids(lake.read("sold")) == [0]
     assert lake.offsets("sold") == {0: 1}
     cut = files(lake) - before

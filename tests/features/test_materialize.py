@@ -6,7 +6,8 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from test_online_store import NAMES, SPEC, T0, VIEW, Row, frame, held, toys
+from toys_online import NAMES, SPEC, T0, VIEW, Row, frame, held, toys
+from toys_online import settings as settings  # a fixture
 
 from features import materialize as materializing
 from features import newest
@@ -20,15 +21,6 @@ from validation.verdict import Status
 
 TABLE = view_table(VIEW)
 TICK = timedelta(microseconds=1)
-
-
-@pytest.fixture(params=["sqlite", "redis"])
-def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
-    if request.param == "sqlite":
-        return Settings(home=tmp_path)
-    server = request.getfixturevalue("redis_server")
-    server.client.flushall()
-    return Settings(home=tmp_path, online_store_url=server.url)
 
 
 def lose_everything_online(settings: Settings, request: pytest.FixtureRequest) -> None:

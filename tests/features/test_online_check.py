@@ -7,7 +7,8 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from test_online_store import SPEC, T0, VIEW, Row, frame, toys
+from toys_online import SPEC, T0, VIEW, Row, frame, toys
+from toys_online import settings as settings  # a fixture
 
 from features import newest, online_check
 from features.lake import Lake
@@ -19,15 +20,6 @@ from validation.verdict import Status
 
 TABLE = view_table(VIEW)
 TICK = timedelta(microseconds=1)
-
-
-@pytest.fixture(params=["sqlite", "redis"])
-def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
-    if request.param == "sqlite":
-        return Settings(home=tmp_path)
-    server = request.getfixturevalue("redis_server")
-    server.client.flushall()
-    return Settings(home=tmp_path, online_store_url=server.url)
 
 
 def checked(settings: Settings) -> ViewCheck:

@@ -5,95 +5,30 @@ import math
 import multiprocessing
 import random
 import sqlite3
-import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
-import redis
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from redis_server import PASSWORD, RedisServer, free_port, start_redis
+from redis_server import PASSWORD, RedisServer
+from toys_online import ASKED, NAMES, SPEC, T0, VIEW, Row, frame, held, toys
+from toys_online import settings as settings  # a fixture
 
 from features.feast_online import AtomicRegistryStore, key_bytes
-from features.feast_redis import shown
 from features.light_feast import feast
 from features.store import OnlineFeatures, OnlineWriter, open_store, write_online
-from perennial.errors import StateError, UnreachableError, UsageError
+from perennial.errors import StateError
 from perennial.settings import Settings
-from pipelines.spec import Aggregate, EventField, EventSpec, Feature, FeatureView, LabelSpec, PipelineSpec, ScoredSpec
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-T0 = datetime(2026, 3, 1, 12, tzinfo=UTC)
-ASKED = EventSpec(
-    topic="toys.asked.v1",
-    fields=(
-        EventField(name="toy", type="string"),
-        EventField(name="event_timestamp", type="timestamp"),
-        EventField(name="shop", type="string", nullable=True),
-        EventField(name="price", type="float"),
-        EventField(name="sold", type="bool"),
-    ),
-    event_timestamp="event_timestamp",
-    event_id=("toy",),
-    partition_key="toy",
-)
-NAMES = ("shop_price_mean_1h", "shop_price_last_1h")
-
-
-def toys(name: str = "toys", features: Sequence[str] = NAMES, view: str = "shop_prices") -> PipelineSpec:
-    aggregates = tuple(Aggregate(name=n, field="price", function="mean", window_s=3_600) for n in features)
-    return PipelineSpec(
-        name=name,
-        description="A shop and its prices.",
-        events=(ASKED,),
-        scored=ScoredSpec(topic=ASKED.topic, key="toy"),
-        label=LabelSpec(topic=ASKED.topic, key="toy", value=lambda f: f["sold"], horizon_s=3_600),
-        views=(
-            FeatureView(
-                name=view, entity="shop", topic=ASKED.topic, key="shop", aggregates=aggregates, ttl_s=100 * 86_400
-            ),
-        ),
-        request_features=lambda f: f.select("price"),
-        features=(Feature(name="price", kind="numeric"), *(Feature(name=n, kind="numeric") for n in features)),
-        contract=(),
-        replay=lambda start, end: {},
-    )
-
-
-SPEC = toys()
-VIEW = SPEC.views[0]
-
-Row = tuple[str, datetime, datetime, float | None, float | None]
-
-
-def frame(*rows: Row, features: Sequence[str] = NAMES) -> pl.DataFrame:
-    """(shop, event time, created time, mean, last)."""
-    moment = pl.Datetime("us", "UTC")
-    schema = {"shop": pl.String, "event_timestamp": moment, "created_timestamp": moment}
-    return pl.DataFrame(rows, schema=schema | dict.fromkeys(features, pl.Float64), orient="row")
-
-
-def held(writer: OnlineWriter, view: FeatureView = VIEW) -> dict[str, tuple[Any, ...]]:
-    """What the store holds, by key."""
-    keys = sorted({key for batch in writer.keys(view) for key in batch})
-    return {key: tuple(rest) for key, *rest in writer.read(view, keys).iter_rows()}
-
-
-@pytest.fixture(params=["sqlite", "redis"])
-def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
-    if request.param == "sqlite":
-        return Settings(home=tmp_path)
-    server = request.getfixturevalue("redis_server")
-    server.client.flushall()
-    return Settings(home=tmp_path, online_store_url=server.url)
 
 
 def test_a_microsecond_decides_which_row_is_newer(settings: Settings) -> None:
@@ -211,8 +146,8 @@ def test_definitions_are_applied_again_when_the_store_is_another_or_its_file_is_
     redis_server.client.flushall()
     local, shared = Settings(home=tmp_path), Settings(home=tmp_path, online_store_url=redis_server.url)
     rows = frame(("a", T0, T0, 1.0, 2.0))
-    for settings in (local, shared, local):
-        assert write_online(SPEC, settings, VIEW, rows) == 1
+    for each in (local, shared, local):
+        assert write_online(SPEC, each, VIEW, rows) == 1
     for file in (local.feast_dir / SPEC.name).glob("online.db*"):
         file.unlink()
     assert write_online(SPEC, local, VIEW, rows) == 1
@@ -411,150 +346,6 @@ def test_a_file_that_is_no_database_is_told(tmp_path: Path) -> None:
     path.write_text("no database" * 1_000)
     with pytest.raises(StateError, match=r"online store at .*online\.db cannot be used"):
         write_online(SPEC, settings, VIEW, frame(("a", T0, T0, 1.0, 2.0)))
-
-
-def test_a_redis_that_went_away_is_told_and_when_it_is_back_work_goes_on(tmp_path: Path) -> None:
-    server = start_redis(tmp_path)
-    settings = Settings(home=tmp_path / "home", online_store_url=server.url)
-    rows = frame(("a", T0, T0, 1.0, 2.0))
-    try:
-        writer, features = OnlineWriter(SPEC, settings), OnlineFeatures(SPEC, settings)
-        assert writer.write(VIEW, rows) == 1
-        asked = pl.DataFrame([("t1", T0, "a", 1.0, True)], schema=ASKED.schema_, orient="row")
-        server.stop()
-        for use in (lambda: writer.write(VIEW, rows), lambda: features.frame(asked), lambda: list(writer.keys(VIEW))):
-            with pytest.raises(UnreachableError, match="PERENNIAL_ONLINE_STORE_URL") as told:
-                use()
-            assert f"redis://:***@127.0.0.1:{server.port}/2" in str(told.value)
-            assert PASSWORD not in str(told.value)
-        server.start()
-        # Redis was empty after its restart, and had forgotten the script.
-        assert writer.write(VIEW, rows) == 1
-        assert features.frame(asked)["shop_price_last_1h"].to_list() == [2.0]
-    finally:
-        server.stop()
-
-
-def test_a_wrong_password_is_told_without_it(tmp_path: Path, redis_server: RedisServer) -> None:
-    settings = Settings(home=tmp_path, online_store_url=f"redis://:hunter2@127.0.0.1:{redis_server.port}/0")
-    with pytest.raises(UnreachableError, match="invalid username-password pair") as told:
-        write_online(SPEC, settings, VIEW, frame(("a", T0, T0, 1.0, 2.0)))
-    assert "hunter2" not in str(told.value)
-
-
-@pytest.mark.parametrize("url", ["redis://:hun/ter2@127.0.0.1:6379", "localhost:6379,password=hunter2"])
-def test_an_address_that_is_none_is_told_without_its_password(tmp_path: Path, url: str) -> None:
-    settings = Settings(home=tmp_path, online_store_url=url)
-    with pytest.raises(UsageError, match="is no address of Redis") as told:
-        write_online(SPEC, settings, VIEW, frame(("a", T0, T0, 1.0, 2.0)))
-    assert "hun" not in str(told.value)
-    assert told.value.__cause__ is None
-    assert "ter2" not in shown(url)
-
-
-def test_a_redis_that_does_not_let_the_user_write_is_told(tmp_path: Path) -> None:
-    server = start_redis(tmp_path)
-    try:
-        may = ["+@read", "+@connection", "+@scripting"]
-        server.client.acl_setuser("reader", enabled=True, passwords=["+letters"], keys=["*"], commands=may)
-        url = f"redis://reader:letters@127.0.0.1:{server.port}/2"
-        with pytest.raises(StateError, match=r"refused \(.*can't run this command.*\); mend it"):
-            write_online(
-                SPEC, Settings(home=tmp_path / "home", online_store_url=url), VIEW, frame(("a", T0, T0, 1.0, 2.0))
-            )
-    finally:
-        server.stop()
-
-
-def fill_memory(client: redis.Redis) -> Callable[[], Any]:
-    client.config_set("maxmemory", 1)
-    return lambda: client.config_set("maxmemory", 0)
-
-
-def fail_over(client: redis.Redis) -> Callable[[], Any]:
-    """It becomes a replica, of a master that is not there."""
-    client.replicaof("127.0.0.1", free_port())
-    return lambda: client.replicaof("NO", "ONE")
-
-
-def lose_the_master(client: redis.Redis) -> Callable[[], Any]:
-    client.config_set("replica-serve-stale-data", "no")
-    return fail_over(client)
-
-
-@pytest.mark.parametrize(
-    ("trouble", "said"),
-    [
-        (fill_memory, "used memory > 'maxmemory'"),
-        (fail_over, "can't write against a read only replica"),
-        (lose_the_master, "Link with MASTER is down"),
-    ],
-)
-def test_what_redis_cannot_do_just_now_is_told_as_what_can_be_waited_for(
-    tmp_path: Path, trouble: Callable[[redis.Redis], Callable[[], Any]], said: str
-) -> None:
-    server = start_redis(tmp_path, "--maxmemory-policy", "noeviction")
-    try:
-        writer = OnlineWriter(SPEC, Settings(home=tmp_path / "home", online_store_url=server.url))
-        writer.write(VIEW, frame(("a", T0, T0, 1.0, 2.0)))
-        mend = trouble(server.client)
-        with pytest.raises(UnreachableError, match="PERENNIAL_ONLINE_STORE_URL") as told:
-            writer.write(VIEW, frame(("b", T0, T0, 3.0, 4.0)))
-        assert said in str(told.value)
-        assert f"redis://:***@127.0.0.1:{server.port}/2" in str(told.value)
-        mend()
-        writer.write(VIEW, frame(("b", T0, T0, 3.0, 4.0)))
-        assert held(writer) == {"a": (T0, T0, 1.0, 2.0), "b": (T0, T0, 3.0, 4.0)}
-    finally:
-        server.stop()
-
-
-@pytest.fixture
-def tls_redis(tmp_path: Path) -> Iterator[RedisServer]:
-    key, certificate = str(tmp_path / "key.pem"), str(tmp_path / "certificate.pem")
-    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
-    made = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-keyout", key, "-out", certificate, *names]
-    subprocess.run(["openssl", *made], check=True, capture_output=True)
-    tls_port = free_port()
-    server = start_redis(
-        tmp_path,
-        *(
-            "--tls-port",
-            str(tls_port),
-            "--tls-cert-file",
-            certificate,
-            "--tls-key-file",
-            key,
-            "--tls-auth-clients",
-            "no",
-        ),
-        *("--user", "feature_writer", "on", ">s3cret", "~*", "+@all"),
-    )
-    server.tls_port = tls_port
-    yield server
-    server.stop()
-
-
-def test_a_user_a_database_and_tls_are_taken_from_the_address(tmp_path: Path, tls_redis: RedisServer) -> None:
-    where = f"rediss://feature_writer:s3cret@127.0.0.1:{tls_redis.tls_port}/3"
-    rows = frame(("a", T0, T0, 1.0, 2.0))
-    with pytest.raises(UnreachableError, match="certificate") as told:
-        write_online(SPEC, Settings(home=tmp_path, online_store_url=where), VIEW, rows)
-    assert f"rediss://feature_writer:***@127.0.0.1:{tls_redis.tls_port}/3" in str(told.value)
-    trusted = f"{where}?ssl_ca_certs={tmp_path / 'certificate.pem'}"
-    assert write_online(SPEC, Settings(home=tmp_path, online_store_url=trusted), VIEW, rows) == 1
-    keyspace = tls_redis.client.info("keyspace")
-    assert {name: told["keys"] for name, told in keyspace.items()} == {"db3": 1}
-
-
-def test_no_password_is_kept_by_feast(tmp_path: Path, redis_server: RedisServer) -> None:
-    settings = Settings(home=tmp_path, online_store_url=redis_server.url)
-    write_online(SPEC, settings, VIEW, frame(("a", T0, T0, 1.0, 2.0)))
-    kept = b"".join(path.read_bytes() for path in settings.feast_dir.rglob("*") if path.is_file())
-    assert b"shop_prices" in kept
-    secrets = [PASSWORD, redis_server.url.split("@")[0].split(":", 2)[2]]
-    assert not [secret for secret in secrets if secret.encode() in kept]
-    assert not [secret for secret in secrets if secret in repr(open_store(SPEC, settings).config)]
 
 
 def test_a_registry_that_could_not_be_written_whole_is_the_one_before(

@@ -175,7 +175,7 @@ def test_no_scored_events_are_no_rows(settings: Settings) -> None:
 
 def test_request_features_that_lose_a_row_are_refused(settings: Settings) -> None:
     losing = SPEC.model_copy(update={"request_features": lambda f: f.head(1).select("price")})
-    with pytest.raises(StateError, match="made 1 rows of 2"):
+    with pytest.raises(StateError, match="made 1 row of 2"):
         historical(losing, settings, asked((1, 1), (1, 2)), {})
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+from new_pipeline import spec as spec  # a fixture
 from rich.console import Console
 
 from features.broker import ensure_topics
@@ -18,19 +19,10 @@ from features.dead_letters import DEAD_LETTERS
 from features.events import DEAD_LETTER_SCHEMA
 from features.lake import Lake
 from perennial.dead_letter_commands import MOST_KINDS, beginning, kinds_table, printable
-from perennial.scaffold import init_pipeline
 from perennial.settings import Settings
-from pipelines.spec import PipelineSpec, add_pipelines_dir, load_pipeline
+from pipelines.spec import PipelineSpec
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
-
-
-@pytest.fixture
-def spec(request: pytest.FixtureRequest, tmp_path: Path) -> PipelineSpec:
-    name = f"letter_command_{abs(hash(request.node.name)) % 10**8}"
-    init_pipeline(name, tmp_path / "pipelines")
-    add_pipelines_dir(tmp_path / "pipelines")
-    return load_pipeline(name)
 
 
 def perennial(home: Path, *command: str, **more: str) -> subprocess.CompletedProcess[str]:

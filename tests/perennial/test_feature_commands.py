@@ -9,6 +9,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+from new_pipeline import spec as spec  # a fixture
 from rich.console import Console
 
 from features.ingest import ingest_topics, refresh_view
@@ -18,9 +19,8 @@ from features.online_check import Difference, ViewCheck
 from features.replay import replay
 from features.store import view_table, write_online
 from perennial.feature_commands import check_table, lineage_tables, span, told
-from perennial.scaffold import init_pipeline
 from perennial.settings import Settings
-from pipelines.spec import FeatureView, PipelineSpec, add_pipelines_dir, load_pipeline
+from pipelines.spec import FeatureView, PipelineSpec
 
 T0 = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -44,14 +44,6 @@ def rows_of(view: FeatureView, keys: list[str], value: float) -> pl.DataFrame:
     return pl.DataFrame({view.entity: keys}).with_columns(**times, **values)
 
 
-@pytest.fixture
-def spec(request: pytest.FixtureRequest, tmp_path: Path) -> PipelineSpec:
-    name = f"command_{abs(hash(request.node.name)) % 10**8}"
-    init_pipeline(name, tmp_path / "pipelines")
-    add_pipelines_dir(tmp_path / "pipelines")
-    return load_pipeline(name)
-
-
 def test_check_says_what_differs_by_its_exit_status_and_in_words(tmp_path: Path, spec: PipelineSpec) -> None:
     settings = Settings(home=tmp_path)
     nothing = perennial(tmp_path, "features", "check", spec.name)
@@ -64,7 +56,7 @@ def test_check_says_what_differs_by_its_exit_status_and_in_words(tmp_path: Path,
         write_online(spec, settings, view, rows)
     equal = perennial(tmp_path, "features", "check", spec.name)
     assert equal.returncode == 0, equal.stderr
-    assert f"{spec.views[0].name}: all 3 keys are the same" in equal.stdout
+    assert f"{spec.views[0].name}: 3 keys, online the same as offline" in equal.stdout
     view = spec.views[0]
     lake.append(view_table(view), rows_of(view, ["d"], 1.0))
     differing = perennial(tmp_path, "features", "check", spec.name)

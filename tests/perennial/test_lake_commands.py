@@ -66,7 +66,7 @@ def test_compact_and_expire_tell_what_they_did(lake: Lake) -> None:
     for number in range(5):
         append(lake, number)
     assert said("compact", "flights") == "departed: 5 files -> 1, 5 rows written again\n"
-    assert said("compact", "flights") == "departed: 1 files, nothing to do\n"
+    assert said("compact", "flights") == "departed: 1 file, nothing to do\n"
     # A day ago nothing of this was there.
     assert said("expire", "flights") == "departed: 2 snapshots let go, 4 kept; 0 files older than 24 h deleted (0 B)\n"
     two_hours_ago = time.time() - 2 * 3600

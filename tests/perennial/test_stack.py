@@ -106,14 +106,16 @@ def owner(command: list[str], home: Path) -> Iterator[subprocess.Popen[bytes]]:
         process.wait()
 
 
-def addresses_of(home: Path, process: subprocess.Popen[bytes]) -> dict[str, str]:
+def addresses_of(home: Path, process: subprocess.Popen[bytes], *, ready: bool = True) -> dict[str, str]:
     def look() -> dict[str, str] | None:
         logs = "\n".join(log.read_text() for log in home.parent.glob("*.log"))
         assert process.poll() is None, f"the owner ended by itself:\n{logs}"
         with suppress(OSError):
             stack = json.loads((home / "stack.json").read_text())
-            # The file of an owner that was killed is still there until the next one is ready.
-            return stack["addresses"] if stack["pid"] == process.pid else None
+            # The file of an owner that was killed is still there until the next one has begun.
+            names = {child["name"] for child in stack["children"] if child["ready"]}
+            if stack["pid"] == process.pid and ready == (names == {"kafka", "prefect", "worker", "mlflow", "scoring"}):
+                return stack["addresses"]
         return None
 
     return eventually(look, 240, "the stack's start")
@@ -221,7 +223,10 @@ def test_perennial_up_starts_after_a_killed_owner_and_sigterm_ends_every_process
     ports = free_ports()
     options = [text for name, port in asdict(ports).items() for text in (f"--{name}-port", str(port))]
     with owner([sys.executable, "-m", "perennial.cli", "up", *options], home) as process:
+        known = addresses_of(home, process, ready=False)
+        assert known["scoring_url"] == f"http://127.0.0.1:{ports.scoring}"
         addresses = addresses_of(home, process)
+        assert addresses == known
         check_every_address_answers(addresses)
         deployments = deployments_of(addresses)
         assert all(s["active"] for d in deployments.values() for s in d["schedules"])

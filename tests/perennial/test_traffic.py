@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from perennial.template.pipeline import PIPELINE
-from perennial.traffic import Traffic, day_requests
+from perennial.traffic import Traffic, day_requests, told
 
 
 class Service(BaseHTTPRequestHandler):
@@ -70,8 +70,24 @@ def test_answers_are_counted_by_status_and_predictions_by_version(address: str) 
     assert 0 < report["p50_ms"] <= report["p99_ms"]
 
 
+def test_the_closing_sentence_tells_answers_and_predictions() -> None:
+    report = {
+        "requests": 1_205,
+        "answers": {"422": 1, "200": 1_203, "ReadTimeout": 1},
+        "versions": {"7": 1_202, "8": 1},
+        "p50_ms": 2.34,
+        "p99_ms": 10.06,
+    }
+    assert told(report) == (
+        "1,205 requests: 1,203 answered 200, 1 answered 422, 1 ReadTimeout; "
+        "1,202 predictions by version 7, 1 prediction by version 8; P50 2.3 ms, P99 10.1 ms"
+    )
+
+
 def test_a_service_that_is_gone_is_counted_and_not_timed() -> None:
     report = ask("http://127.0.0.1:1", [b"{}"], until=3).report()
+    assert told(report) == f"{report['requests']} requests: {report['requests']} ConnectError"
+    assert told(Traffic("http://127.0.0.1:1").report()) == "No request was sent."
     assert set(report["answers"]) == {"ConnectError"}
     assert report["versions"] == {}
     assert report["p50_ms"] is None
