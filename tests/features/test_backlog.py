@@ -78,7 +78,7 @@ from features.backlog import read_backlog
 settings, topic = pickle.load(sys.stdin.buffer)
 signal.signal(signal.SIGINT, lambda *_: None)
 rows = 0
-for batch in read_backlog(settings, topic, {}):
+for batch in read_backlog(settings, {topic: {}}):
     os.killpg(0, signal.SIGINT)  # as a terminal does
     rows += len(batch.records)
 print(rows)
