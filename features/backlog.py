@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import gc
 import pickle
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 
 from features.consumer import Batch, open_consumer, read_to_end
 from perennial.errors import PerennialError, StateError, UnreachableError
 from perennial.settings import Settings
 
 LEFT_OVER = 200_000
+ENDS_WITHIN_S = 5.0
 
 
 def read_backlog(settings: Settings, positions: Mapping[str, Mapping[int, int]]) -> Iterator[Batch]:
@@ -47,14 +50,18 @@ def read_backlog(settings: Settings, positions: Mapping[str, Mapping[int, int]])
                     raise found
                 yield found
         except (EOFError, pickle.UnpicklingError, BrokenPipeError) as error:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(ENDS_WITHIN_S)
             raise UnreachableError(
-                f"the process that reads the backlog ended by itself (status {process.wait()})", "; run it again"
+                f"the process that reads the backlog ended by itself (status {process.returncode})", "; run it again"
             ) from error
         finally:
             process.kill()
 
 
 def _main() -> None:
+    # What ends a service is sent to all of its processes; whoever asked still wants the batches that are on their way.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     output = sys.stdout.buffer
     # Whatever else is printed must not come in between.
     sys.stdout = sys.stderr

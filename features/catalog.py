@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlparse
 
+import polars as pl
+
 from perennial.database_urls import shown as shown_database
 from perennial.errors import BlockedError, PerennialError, StateError, UnreachableError, UsageError
 from perennial.settings import Settings
@@ -133,7 +135,7 @@ def answering(uri: str, warehouse: str) -> Iterator[None]:
     Raises:
         UnreachableError: the catalog or S3 does not answer.
         BlockedError: a local catalog is locked, or its disk full.
-        StateError: a local catalog cannot be used as it is.
+        StateError: a local catalog cannot be used as it is, or a data file cannot be read.
     """
     try:
         yield
@@ -142,6 +144,11 @@ def answering(uri: str, warehouse: str) -> Iterator[None]:
         raise _kind_of(error, uri)(
             f"the lake's catalog {shown(uri)} does not answer ({cause}); mend it or see {CATALOG_SETTING}",
             ", then run again",
+        ) from error
+    except (pl.exceptions.ComputeError, pl.exceptions.PanicException) as error:
+        raise StateError(
+            f"a file of the lake at {warehouse} cannot be read ({str(error).strip().partition(chr(10))[0]}); restore it, or "
+            "roll the table back to a snapshot without it"
         ) from error
     except OSError as error:
         if not remote(warehouse):

@@ -29,8 +29,8 @@ DEAD_LETTERS = "dead_letters"
 REPLAYED = "dead_letters_replayed"
 PLACE = ("topic", PARTITION, OFFSET)
 REPLAYED_AT = "replayed_at"
-# Whose values are held at once.
-REPLAY_LETTERS = 1_000
+# Whose values are held at once; a larger letter is by itself.
+REPLAY_LETTERS, REPLAY_BYTES = 1_000, 64 << 20
 
 
 def keep_dead_letters(settings: Settings, lake: Lake, letters: pl.DataFrame) -> None:
@@ -119,17 +119,34 @@ def read_whole(lake: Lake, letters: pl.DataFrame) -> pl.DataFrame:
         lake: the pipeline's lake.
         letters: the `PLACE` of each; what is read is held at once.
     """
-    target = lake.existing(DEAD_LETTERS)
     found = [pl.DataFrame(schema=DEAD_LETTER_SCHEMA)]
+    for stored in _stored(lake, letters):
+        with lake.answering():
+            found.append(stored.select(list(DEAD_LETTER_SCHEMA)).collect())
+    rows = pl.concat(found, how="vertical_relaxed").cast(pl.Schema(DEAD_LETTER_SCHEMA)).unique(PLACE)
+    return letters.select(PLACE).join(rows, on=PLACE, how="inner", maintain_order="left")
+
+
+def _some_at_once(lake: Lake, letters: pl.DataFrame) -> Iterator[pl.DataFrame]:
+    """The letters in order, at most REPLAY_LETTERS and about REPLAY_BYTES of them at a time."""
+    size = pl.col("value").bin.size().fill_null(0).cast(pl.Int64)
+    for some in letters.iter_slices(REPLAY_LETTERS):
+        with lake.answering():
+            sizes = [rows.select(*PLACE, size=size).collect(engine="streaming") for rows in _stored(lake, some)]
+        known = some.select(PLACE).join(pl.concat(sizes).unique(PLACE), on=PLACE, how="left", maintain_order="left")
+        before = known.get_column("size").fill_null(0).cum_sum().shift(1, fill_value=0)
+        yield from (part for _, part in some.group_by((before // REPLAY_BYTES).rename("part"), maintain_order=True))
+
+
+def _stored(lake: Lake, letters: pl.DataFrame) -> Iterator[pl.LazyFrame]:
+    """The lake's rows of letters, by topic and partition."""
+    target = lake.existing(DEAD_LETTERS)
     for (topic, partition), some in letters.group_by("topic", PARTITION):
         offsets = some.get_column(OFFSET).sort().to_list()
         at, offset = pl.col(PARTITION), pl.col(OFFSET)
         wanted = (pl.col("topic") == topic, at == partition, offset.is_in(offsets))
         within = (offset >= offsets[0], offset <= offsets[-1])  # lets files be passed over
-        with lake.answering():
-            found.append(rows_of(target).filter(*wanted, *within).select(list(DEAD_LETTER_SCHEMA)).collect())
-    rows = pl.concat(found, how="vertical_relaxed").cast(pl.Schema(DEAD_LETTER_SCHEMA)).unique(PLACE)
-    return letters.select(PLACE).join(rows, on=PLACE, how="inner", maintain_order="left")
+        yield rows_of(target).filter(*wanted, *within)
 
 
 @dataclass(frozen=True)
@@ -182,7 +199,7 @@ def replay_letters(
         if event.encoding == "avro"
     }
     with open_producer(settings) as producer:
-        for some in letters.iter_slices(REPLAY_LETTERS):
+        for some in _some_at_once(lake, letters):
             whole = read_whole(lake, some)
             valid, stay = [whole.clear()], [pl.DataFrame(schema=_STAY)]
             for (name,), of_topic in whole.group_by("topic", maintain_order=True):

@@ -126,10 +126,13 @@ class Follower:
         """Take in what came while nobody followed, in bounded memory; False if it was stopped meanwhile."""
         settings, lake, spec, now = self._settings, self._lake, self._spec, datetime.now(UTC)
         topics = ingest_topics(settings, lake, spec.events, now, self._enough)
-        ended = self._stopped.is_set() and not self._owed
-        views = () if ended else tuple(refresh_view(settings, lake, spec, view) for view in spec.views)
+        # One after the other, until it was stopped.
+        views = tuple(refresh_view(settings, lake, spec, v, self._ended) for v in spec.views if not self._ended())
         self._on_commit(Committed(topics, views))
-        return not ended
+        return not self._ended()
+
+    def _ended(self) -> bool:
+        return self._stopped.is_set() and not self._owed
 
     def _enough(self, reached: Mapping[str, Mapping[int, int]]) -> bool:
         return self._stopped.is_set() and all(

@@ -19,6 +19,7 @@ from features.consumer import ahead, behind, open_consumer, read_to_end, tell_po
 from features.lake import EVENT_TIMESTAMP, Lake
 from features.store import view_table, write_online
 from features.topic_stream import TopicStream, topic_schema
+from perennial.errors import ConflictError
 from perennial.settings import Settings
 from pipelines.spec import EventSpec, FeatureView, PipelineSpec
 
@@ -26,6 +27,7 @@ from pipelines.spec import EventSpec, FeatureView, PipelineSpec
 BACKLOG_ROWS = 100_000
 # Rows of a topic that features are built from at once: a backlog of years is built from in steps.
 MAX_NEW_ROWS = 200_000
+CONFLICT_TRIES = 4
 
 
 @dataclass(frozen=True)
@@ -88,11 +90,35 @@ def ingest_topics(
 
     Raises:
         UnreachableError: no broker answers.
-        ConflictError: another ingest committed in between; the next run goes on from there.
+        ConflictError: other ingests committed in between, CONFLICT_TRIES times; the next run goes on from there.
     """
+    taken = {event.topic: Counts() for event in events}
+    for tries_left in reversed(range(CONFLICT_TRIES)):
+        try:
+            return _take_in(settings, lake, events, created, enough, taken)
+        except ConflictError:
+            if not tries_left:
+                raise
+    raise AssertionError("unreachable")
+
+
+def _take_in(
+    settings: Settings,
+    lake: Lake,
+    events: Sequence[EventSpec],
+    created: datetime,
+    enough: Callable[[Mapping[str, Mapping[int, int]]], bool],
+    taken: dict[str, Counts],
+) -> tuple[TopicIngest, ...]:
+    """As `ingest_topics`, once; `taken` is what earlier tries committed, to which it adds."""
     streams = {event.topic: TopicStream(settings, lake, event) for event in events}
     positions = {topic: stream.positions for topic, stream in streams.items()}
-    before = {topic: stream.arrivals.counts for topic, stream in streams.items()}
+
+    def commit(topic: str) -> None:
+        before = streams[topic].arrivals.counts
+        streams[topic].commit()
+        taken[topic] += streams[topic].arrivals.counts - before
+
     with open_consumer(settings, f"perennial-{lake.namespace}") as consumer:
         if sum(behind(consumer, topic, at) for topic, at in positions.items()) >= BACKLOG_ROWS:
             batches = read_backlog(settings, positions)
@@ -106,27 +132,33 @@ def ingest_topics(
                     if ended := enough({topic: stream.reached for topic, stream in streams.items()}):
                         break
                     if streams[topic].is_full:
-                        streams[topic].commit()
-                streams[topic].commit()
+                        commit(topic)
+                commit(topic)
                 if ended:
                     break
         lag_rows = {topic: behind(consumer, topic, stream.positions) for topic, stream in streams.items()}
         for topic, stream in streams.items():
-            if stream.arrivals.counts != before[topic]:
+            if taken[topic] != Counts():
                 tell_positions(consumer, topic, stream.positions)
     for event in events:
         if not lake.exists(event.table):
             lake.append(event.table, pl.DataFrame(schema=topic_schema(event)))
-    return tuple(
-        TopicIngest(topic, stream.arrivals.counts - before[topic], lag_rows[topic], stream.newest)
-        for topic, stream in streams.items()
-    )
+    return tuple(TopicIngest(topic, taken[topic], lag_rows[topic], stream.newest) for topic, stream in streams.items())
 
 
-def refresh_view(settings: Settings, lake: Lake, spec: PipelineSpec, view: FeatureView) -> ViewRefresh:
+def refresh_view(
+    settings: Settings,
+    lake: Lake,
+    spec: PipelineSpec,
+    view: FeatureView,
+    enough: Callable[[], bool] = lambda: False,
+) -> ViewRefresh:
     """Bring a feature view up to the events in the lake, late ones included.
 
     The feature table says up to which Kafka positions it was built, in the same commit as its rows.
+
+    Args:
+        enough: asked after each commit whether to end there.
 
     Returns:
         What was added. Nothing new in the lake: nothing is done.
@@ -145,6 +177,8 @@ def refresh_view(settings: Settings, lake: Lake, spec: PipelineSpec, view: Featu
         online_keys += write_online(spec, settings, view, rows)
         reached = lake.append(table, rows, end, known.words, read_from=reached, still=known.still).offsets
         added += rows.height
+        if enough():
+            break
     if not lake.exists(table):
         lake.append(table, windows.build_features(pl.DataFrame(schema=topic_schema(event)), view, event))
     return ViewRefresh(view.name, added, online_keys)

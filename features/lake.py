@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import polars as pl
 
@@ -49,6 +49,20 @@ TABLE_PROPERTIES = {
     },
 }
 APPEND_TRIES = 5
+POLARS_KNOWS = {
+    f"s3.{name}"
+    for name in (
+        "endpoint",
+        "access-key-id",
+        "secret-access-key",
+        "session-token",
+        "region",
+        "proxy-uri",
+        "connect-timeout",
+        "request-timeout",
+        "force-virtual-addressing",
+    )
+}
 IS_DUPLICATE = "is_duplicate"
 
 
@@ -408,7 +422,9 @@ def rows_of(
     # pyiceberg takes S3's options under either name, the second before the first; Polars knows the second.
     given = table.io.properties
     options = {"s3." + n.removeprefix(p): given[n] for p in ("client.", "s3.") for n in given if n.startswith(p)}
-    rows = pl.scan_iceberg(table, snapshot_id=snapshot_id, storage_options=options or None)
+    # What Polars does not know, such as a role to take, it would leave out.
+    reader: Literal["pyiceberg"] | None = None if options.keys() <= POLARS_KNOWS else "pyiceberg"
+    rows = pl.scan_iceberg(table, snapshot_id=snapshot_id, storage_options=options or None, reader_override=reader)
     at = pl.col(EVENT_TIMESTAMP)
     rows = rows.filter(at >= since) if since else rows
     return rows.filter(at < until) if until else rows

@@ -41,7 +41,7 @@ class IngestSummary:
         return sum(t.dead_lettered for t in self.topics)
 
 
-@stage(name="take in events", again_after_conflict=3)
+@stage(name="take in events")
 def take_in(pipeline: str, created: datetime) -> tuple[TopicIngest, ...]:
     """Append what is new on the topics to the lake, with their positions."""
     context = open_context(pipeline)

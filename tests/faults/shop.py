@@ -215,8 +215,7 @@ class Shop:
 def take_in(place: Place, created: datetime | None = None) -> None:
     """One micro-batch of everything, as the flow does it."""
     settings, lake, spec = place.settings, place.lake, place.spec
-    for event in spec.events:
-        ingest_topics(settings, lake, [event], created or datetime.now(UTC))
+    ingest_topics(settings, lake, spec.events, created or datetime.now(UTC))
     for view in spec.views:
         refresh_view(settings, lake, spec, view)
 

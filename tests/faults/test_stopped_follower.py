@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -48,6 +49,29 @@ def test_a_follower_that_is_stopped_within_a_backlog_keeps_the_batches_it_read_a
     follower.run()
     assert place.lake.rows(event.table) == 20
     assert [[(t.ingested, t.lag_rows) for t in committed.topics] for committed in told] == [[(20, 30), (0, 0)]]
+    follow_to_the_end(place)
+    assert_everything_counts_once(place)
+
+
+def test_a_follower_that_is_stopped_while_features_are_built_ends_after_the_current_step(
+    place: Place, shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    event = place.spec.events[0]
+    shop.put(event.topic, [event_value(f"e{i}", FIRST + timedelta(minutes=i)) for i in range(50)])
+    monkeypatch.setattr(ingest, "MAX_NEW_ROWS", 10)
+    told: list[Committed] = []
+    follower = make_follower(place, told.append)
+    write, writes = ingest.write_online, itertools.count(1)
+
+    def stop_in_the_second(*arguments: Any) -> int:
+        if next(writes) == 2:
+            follower.stop()
+        return write(*arguments)
+
+    monkeypatch.setattr(ingest, "write_online", stop_in_the_second)
+    follower.run()
+    assert next(writes) == 3
+    assert [view.rows for view in told[0].views] == [20]
     follow_to_the_end(place)
     assert_everything_counts_once(place)
 

@@ -21,8 +21,8 @@ from shop import (
 from watched import process_of
 
 from features import dead_letters
+from features.follow import Committed
 from features.topic_stream import TopicStream
-from perennial.errors import ConflictError
 
 WAYS = {"follower": follow, "micro-batches": take_in_again_and_again}
 
@@ -61,8 +61,10 @@ def test_a_follower_that_is_overtaken_goes_on_and_tells_nobody_to_run_it_again(
             take_in(place)
         commit(stream)
 
-    monkeypatch.setattr(TopicStream, "commit", overtaken)
-    with caplog.at_level(logging.WARNING), running(make_follower(place)):
+    follows: list[Committed] = []
+    with caplog.at_level(logging.WARNING), running(make_follower(place, follows.append)):
+        wait_until(lambda: bool(follows))
+        monkeypatch.setattr(TopicStream, "commit", overtaken)
         shop.send(20)
         wait_until(lambda: "going on from the lake's last commit" in caplog.text)
     assert "another writer" in caplog.text
@@ -83,6 +85,5 @@ def test_dead_letters_that_another_ingest_keeps_in_between_are_kept_once(
             send(*arguments)
 
         monkeypatch.setattr(dead_letters, "send_dead_letters", overtaken)
-        with pytest.raises(ConflictError, match="another writer moved"):
-            take_in(place)
+        take_in(place)
     assert_everything_counts_once(place)

@@ -85,6 +85,15 @@ print(rows)
 """
 
 
+def test_what_ends_a_service_is_for_whoever_asked_too(kafka_settings: Settings, topic: str) -> None:
+    rows = 0
+    for batch in read_backlog(kafka_settings, {topic: {}}):
+        for reader in readers():
+            reader.terminate()  # as systemd does with every process of a unit
+        rows += len(batch.records)
+    assert rows == 50_003
+
+
 def test_ctrl_c_is_for_whoever_asked_and_not_for_the_process_that_reads(kafka_settings: Settings, topic: str) -> None:
     asker = subprocess.run(
         [sys.executable, "-c", CTRL_C],

@@ -204,6 +204,32 @@ def test_values_are_read_some_letters_at_a_time(
     assert take_in(kafka_settings, lake, today, viewed) == (40, 0)
 
 
+def test_large_values_are_read_a_few_at_a_time(
+    kafka_settings: Settings,
+    lake: Lake,
+    spec: PipelineSpec,
+    viewed: EventSpec,
+    produce: Produce,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before, today = strict(spec, viewed, nullable=False), strict(spec, viewed, nullable=True)
+    values: list[bytes | None] = [view("x" * (1_000 * i), None, i / 60) for i in range(1, 8)]
+    produce(viewed.topic, {0: [*values, None]})
+    take_in(kafka_settings, lake, before, viewed)
+    monkeypatch.setattr(dead_letters, "REPLAY_BYTES", 8_000)
+    held: list[pl.DataFrame] = []
+    monkeypatch.setattr(
+        dead_letters,
+        "read_whole",
+        lambda *a: held.append(read_whole(*a)) or held[-1],  # type: ignore[func-returns-value]
+    )
+    told = replay(kafka_settings, lake, today)
+    assert (told.sent.height, told.stay.height) == (7, 1)
+    sizes = [frame["value"].bin.size().fill_null(0).sum() for frame in held]
+    assert len(sizes) > 3
+    assert max(sizes) < 8_000 + 7_500
+
+
 def test_a_letter_that_cannot_be_sent_stays_and_says_why(
     kafka_settings: Settings, lake: Lake, spec: PipelineSpec, viewed: EventSpec, produce: Produce
 ) -> None:

@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 from pyiceberg.catalog.sql import SqlCatalog
 
-from features.lake import Lake
+from features.lake import Lake, rows_of
 from perennial.errors import ConflictError, StateError
 from perennial.settings import Settings
 
@@ -114,6 +114,25 @@ def test_rows_are_read_by_place_with_the_end_left_out(lake: Lake) -> None:
     assert nothing.is_empty()
     assert nothing.schema == placed(0).schema
     assert lake.read_places("sold", {}, {0: 1}, columns=("sale",)).to_dicts() == [{"sale": 0}]
+
+
+@pytest.mark.parametrize("kept", [100, 4, 0])
+def test_a_data_file_that_cannot_be_read_is_told(kept: int, lake: Lake, settings: Settings) -> None:
+    lake.append("sold", sold(0))
+    (path,) = (settings.root / "lake").rglob("*.parquet")
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(StateError, match=r"a file of the lake at .* cannot be read"):
+        lake.read("sold")
+
+
+def test_pyiceberg_reads_where_an_option_is_given_that_polars_does_not_know(settings: Settings) -> None:
+    """Polars would leave it out, and read with other rights than those that the lake is written with."""
+    role = {"s3.role-arn": "arn:aws:iam::123456789012:role/lake"}
+    for options, reader in ((role, "PythonDataset SCAN"), ({"client.region": "eu-central-1"}, "Parquet SCAN")):
+        lake = Lake(settings.model_copy(update={"lake_options": options}), "toys")
+        lake.append("sold", sold(0))
+        assert reader in rows_of(lake.existing("sold")).explain()
+    assert ids(lake.read("sold")) == [0, 0]
 
 
 def test_files_of_other_places_are_not_opened(lake: Lake, settings: Settings) -> None:
