@@ -26,7 +26,7 @@ from pipelines.spec import EventSpec, FeatureView, PipelineSpec
 # Records from which on a process of its own reads them; it takes a third of a second to start.
 BACKLOG_ROWS = 100_000
 # Rows of a topic that features are built from at once: a backlog of years is built from in steps.
-MAX_NEW_ROWS = 200_000
+MAX_NEW_ROWS = 100_000
 CONFLICT_TRIES = 4
 
 
