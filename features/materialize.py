@@ -61,7 +61,7 @@ def materialize(online: OnlineWriter, lake: Lake, view: FeatureView) -> Material
 def _remove_outlived(online: OnlineWriter, lake: Lake, view: FeatureView, rebuilds: int) -> int:
     """Take out what was online before a backfill and has no row in the lake any more; how many keys that are.
 
-    With another key or lateness, a key may be gone, or its newest row older than the one online, which is then kept from
+    With another key, a key may be gone, or its newest row older than the one online, which is then kept from
     being written. Rows of the stream are of the newest rebuild, or will be written again as such after its conflict.
     """
     gone: list[str] = []
