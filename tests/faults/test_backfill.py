@@ -369,3 +369,32 @@ def test_files_that_were_deleted_before_the_commit_are_told(
     monkeypatch.setattr(backfilling, "write_files", write)
     assert_everything_counts_once(place)
     assert len(CUSTOMERS) >= max(done.online_keys for done in backfill_all(place)) > 0
+
+
+@pytest.mark.parametrize("conflicts", [0, 1])
+def test_files_that_are_deleted_while_it_catches_up_are_told(
+    conflicts: int, place: Place, shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the first try to commit, or in one after an ingest came first."""
+    shop.send(100)
+    take_in(place)
+    monkeypatch.setattr(backfilling, "LOOK_AGAIN_AFTER_S", 0.0)
+    catch_up, replace, tries = backfilling.new_features, backfilling.replace_rows, []
+
+    def catching_up(lake: Any, view: Any, *arguments: Any) -> Any:
+        yield from catch_up(lake, view, *arguments)
+        if len(tries) == conflicts:
+            expire(lake, view_table(view), 4, timedelta(0), datetime.now(UTC) + HOUR)
+
+    def overtaken(*arguments: Any) -> Any:
+        tries.append(1)
+        shop.send(40)
+        take_in(place)
+        return replace(*arguments)
+
+    monkeypatch.setattr(backfilling, "new_features", catching_up)
+    monkeypatch.setattr(backfilling, "replace_rows", overtaken)
+    with pytest.raises(StateError, match="lake expire"):
+        backfill_all(place)
+    assert len(tries) == conflicts
+    assert_everything_counts_once(place)
