@@ -54,20 +54,24 @@ def materialize(online: OnlineWriter, lake: Lake, view: FeatureView) -> Material
     for _, newest in newest_rows(lake, view):
         keys += newest.height
         written += sum(online.write(view, some) for some in newest.iter_slices(KEYS_A_WRITE))
-    removed = _remove_outlived(online, lake, view) if rebuilt else 0
-    return Materialized(view.name, keys, written, removed)
+    again, removed = _remove_outlived(online, lake, view) if rebuilt else (0, 0)
+    # A key that another backfill writes meanwhile can be among both.
+    return Materialized(view.name, keys, min(keys, written + again), removed)
 
 
 def _rebuilds(lake: Lake, view: FeatureView) -> int:
     return rebuilds_of(lake.words(view_table(view)))
 
 
-def _remove_outlived(online: OnlineWriter, lake: Lake, view: FeatureView) -> int:
-    """Take out what was online before a backfill and has no row in the lake any more; how many keys that are.
+def _remove_outlived(online: OnlineWriter, lake: Lake, view: FeatureView) -> tuple[int, int]:
+    """Take out what was online before a backfill and has no row in the lake any more.
 
     With another key, a key may be gone, or its newest row older than the one online, which is then kept from
     being written. So is one that a clock dated, as before perennial's rows were dated by their events, and in Feast's own
     stores. Rows of the stream are of the newest rebuild, or will be written again as such after its conflict.
+
+    Returns:
+        How many keys were written in their place, and how many have no row at all.
     """
     gone: list[str] = []
     for keys in online.keys(view):
@@ -78,11 +82,10 @@ def _remove_outlived(online: OnlineWriter, lake: Lake, view: FeatureView) -> int
             online.remove(view, outlived)
             gone.extend(outlived.get_column(view.entity))
     if not gone:
-        return 0
+        return 0, 0
     names = pl.Series(gone, dtype=pl.String).unique()
-    there = 0
+    written = there = 0
     for _, newest in newest_rows(lake, view, pl.col(view.entity).is_in(names.implode())):
         there += newest.height
-        for some in newest.iter_slices(KEYS_A_WRITE):
-            online.write(view, some)
-    return len(names) - there
+        written += sum(online.write(view, some) for some in newest.iter_slices(KEYS_A_WRITE))
+    return written, len(names) - there

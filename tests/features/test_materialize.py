@@ -126,7 +126,7 @@ def test_after_a_rebuild_a_value_that_a_clock_dated_gives_way_and_one_of_the_str
     )
     newest = [(key, T0, T0 + TICK, 2.0, 2.5) for key in ("same time", "later", "ahead")]
     build_anew(lake, frame(*newest))
-    brought(settings)
+    assert brought(settings) == Materialized(VIEW.name, keys=3, written=2, removed=1)
     built = (T0, T0 + TICK + hour, 2.0, 2.5)
     assert held(OnlineWriter(SPEC, settings)) == {"same time": built, "later": built, "ahead": ahead[1:]}
 
