@@ -114,7 +114,7 @@ def read_built(lake: Lake, spec: PipelineSpec, view: FeatureView) -> Built:
     if told is None:
         told = UNTOLD if lake.rows(table) else ""
     known = frozenset(filter(None, told.split(",")))
-    return Built(spec.name, view.name, lineage.definition(spec, view), known, rebuilds_of(words))
+    return Built(spec.name, view.name, lineage.definition(view), known, rebuilds_of(words))
 
 
 def warnings(lake: Lake, spec: PipelineSpec) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from features.store import applied_lineage, open_store
 from perennial.errors import StateError
 from perennial.scaffold import init_pipeline
 from perennial.settings import Settings
-from pipelines.spec import Aggregate, FeatureView, PipelineSpec
+from pipelines.spec import Aggregate, PipelineSpec
 
 OF = FeatureLineage(
     view="prices",
@@ -83,26 +83,12 @@ def test_the_fingerprint_of_a_definition_is_of_what_decides_the_values(spec: Pip
     first, *others = view.aggregates
 
     def with_view(**changed: object) -> str:
-        of = view.model_copy(update=changed)
-        return definition(spec.model_copy(update={"views": (of,)}), of)
+        return definition(view.model_copy(update=changed))
 
-    same = definition(spec, view)
+    same = definition(view)
     assert with_view(ttl_s=7, aggregates=tuple(reversed(view.aggregates))) == same
     longer = first.model_copy(update={"window_s": first.window_s + 1})
     more = Aggregate(name="a_new_one", field=first.field, function="count", window_s=60)
-
-    def with_topic(of: FeatureView, **changed: object) -> str:
-        event = spec.event(view.topic).model_copy(update=changed)
-        return definition(spec.model_copy(update={"events": (event,)}), of)
-
-    # What counts is decided when it comes; but ids put the events of one moment in order.
-    assert with_topic(view, lateness_s=1, dedup_s=2) == same
-    one_mean, one_last = (
-        view.model_copy(update={"aggregates": (first.model_copy(update={"function": function}),)})
-        for function in ("mean", "last")
-    )
-    assert with_topic(one_mean, event_id=("another",)) == with_topic(one_mean)
-    assert with_topic(one_last, event_id=("another",)) != with_topic(one_last)
     others_ = [
         with_view(aggregates=(longer, *others)),
         with_view(aggregates=(*view.aggregates, more)),
