@@ -1,7 +1,8 @@
-"""What the order of arrival says of events: how late each one is, and whether it was here before.
+"""What the order of arrival says of events: how late each one is, whether that is too late, and whether it was here before.
 
-Both are decided once, when an event is taken in, and are columns of its lake row. Features read the columns, so a
-backfill counts exactly the events that the stream counted, however the stream was cut into batches.
+All of it is decided once, when an event is taken in, and is in columns of its lake row. Features read the columns, so a
+backfill counts exactly the events that the stream counted, however the stream was cut into batches, and whatever the topic's
+lateness and event id have become since.
 """
 
 from __future__ import annotations
@@ -18,8 +19,12 @@ import polars as pl
 from features.lake import EVENT_TIMESTAMP, IS_DUPLICATE
 from pipelines.spec import EventSpec
 
-LATE_S = "late_s"
-ARRIVAL_COLUMNS: dict[str, pl.DataType] = {LATE_S: pl.Float64(), IS_DUPLICATE: pl.Boolean()}
+LATE_S, TOO_LATE = "late_s", "too_late"
+ARRIVAL_COLUMNS: dict[str, pl.DataType] = {
+    LATE_S: pl.Float64(),
+    TOO_LATE: pl.Boolean(),
+    IS_DUPLICATE: pl.Boolean(),
+}
 # What a lake commit says of arrivals, beside its positions.
 ARRIVALS = "perennial.arrivals"
 
@@ -57,14 +62,14 @@ class Counts:
         return Counts(**{name: count - theirs[name] for name, count in ours.items()})
 
     @classmethod
-    def of(cls, marked: pl.DataFrame, dead_lettered: int, event: EventSpec) -> Counts:
+    def of(cls, marked: pl.DataFrame, dead_lettered: int) -> Counts:
         """Counts of one batch of marked events."""
-        late = marked.filter(~pl.col(IS_DUPLICATE)).get_column(LATE_S)
+        first = marked.filter(~pl.col(IS_DUPLICATE))
         return cls(
             ingested=marked.height,
             dead_lettered=dead_lettered,
-            late=int((late > 0).sum()),
-            too_late=int((late > event.lateness_s).sum()),
+            late=int((first.get_column(LATE_S) > 0).sum()),
+            too_late=int(first.get_column(TOO_LATE).sum()),
             duplicates=int(marked.get_column(IS_DUPLICATE).sum()),
         )
 
@@ -97,10 +102,13 @@ class Arrivals:
 
 
 def counted(events: pl.DataFrame, event: EventSpec) -> pl.DataFrame:
-    """The events that features count: no second copies, and none that came later than the stated lateness."""
-    return events.filter(
-        ~pl.col(IS_DUPLICATE).fill_null(value=False), pl.col(LATE_S).fill_null(0.0) <= float(event.lateness_s)
-    )
+    """The events that features count: no second copies, and none that came too late."""
+    return events.filter(~pl.col(IS_DUPLICATE).fill_null(value=False), ~came_too_late(event))
+
+
+def came_too_late(event: EventSpec) -> pl.Expr:
+    """Whether an event came later than the lateness that its topic stated then; in rows that do not tell, than it states now."""
+    return pl.col(TOO_LATE).fill_null(pl.col(LATE_S).fill_null(0.0) > float(event.lateness_s))
 
 
 def lateness(events: pl.DataFrame, watermarks: Mapping[int, datetime]) -> tuple[pl.Series, dict[int, datetime]]:

@@ -89,12 +89,7 @@ def backfill(settings: Settings, lake: Lake, spec: PipelineSpec, view: FeatureVi
     for since, until in slices(_spans(lake, event), MAX_NEW_ROWS, windows.lookback(view)):
         rows = rows_between(lake, view, event, reached, since, until)
         files += write_files(lake, table, known.anew().dated(rows))
-    if time.monotonic() - began > LOOK_AGAIN_AFTER_S and (gone := missing(lake, table, files)):
-        raise StateError(
-            f"{len(gone)} files of the backfill of {view.name} were deleted before it was done, such as {gone[0]}; nothing was "
-            "replaced. Run it again, and `perennial lake expire` not meanwhile or with a longer --older-than"
-        )
-    rows_after = _commit(lake, spec, view, known, files, reached).rows
+    rows_after = _commit(lake, spec, view, known, files, reached, began).rows
     done = materialize(online, lake, view)
     return Backfill(view.name, rows_before, rows_after, done.written, done.removed, time.monotonic() - began)
 
@@ -106,6 +101,7 @@ def _commit(
     known: Built,
     files: list[RowFile],
     reached: Mapping[int, int],
+    began: float,
 ) -> LakeCommit:
     """Replace the rows, once they have caught up with what others committed.
 
@@ -113,12 +109,19 @@ def _commit(
         known: what the table said before; of another rebuild, these rows would not be the newest.
         files: the new rows.
         reached: Kafka positions up to which they were built.
+        began: when the first of them may have been written, as of time.monotonic.
     """
     event, table, anew = spec.event(view.topic), view_table(view), known.anew()
     for tries_left in reversed(range(COMMIT_TRIES)):
         for rows, end in new_features(lake, view, event, reached, lake.offsets(event.table)):
             files += write_files(lake, table, anew.dated(rows))
             reached = {**reached, **end}
+        # With every try: catching up takes time, too.
+        if time.monotonic() - began > LOOK_AGAIN_AFTER_S and (gone := missing(lake, table, files)):
+            raise StateError(
+                f"{len(gone)} files of the backfill of {view.name} were deleted before it was done, such as {gone[0]}; nothing "
+                "was replaced. Run it again, and `perennial lake expire` not meanwhile or with a longer --older-than"
+            )
         try:
             return replace_rows(lake, table, files, reached, anew.words, known.still)
         except ConflictError:

@@ -89,10 +89,16 @@ class Built:
         return replace(self, known=frozenset({self.definition}), rebuilds=self.rebuilds + 1)
 
 
-def of_earlier_rebuilds(rows: pl.DataFrame, rebuilds: int) -> pl.DataFrame:
-    """Those of some rows that were made before so many rebuilds; one whose created time is not known is, too."""
+def not_of_rebuild(rows: pl.DataFrame, rebuilds: int) -> pl.DataFrame:
+    """Those of some rows that were made in another rebuild, or whose created time is a clock's or not known.
+
+    Args:
+        rows: with `event_timestamp` and `created_timestamp`.
+        rebuilds: how often the view's rows were built anew; none of the rows may be of a later rebuild.
+    """
     ahead = pl.col(CREATED_TIMESTAMP) - pl.col(EVENT_TIMESTAMP)
-    return rows.filter((ahead < rebuilds * A_REBUILD).fill_null(value=True))
+    of_it = ahead.is_between(rebuilds * A_REBUILD, (rebuilds + 1) * A_REBUILD, closed="left")
+    return rows.filter(~of_it.fill_null(value=False))
 
 
 def rebuilds_of(words: Mapping[str, str]) -> int:
@@ -108,7 +114,7 @@ def read_built(lake: Lake, spec: PipelineSpec, view: FeatureView) -> Built:
     if told is None:
         told = UNTOLD if lake.rows(table) else ""
     known = frozenset(filter(None, told.split(",")))
-    return Built(spec.name, view.name, lineage.definition(spec, view), known, rebuilds_of(words))
+    return Built(spec.name, view.name, lineage.definition(view), known, rebuilds_of(words))
 
 
 def warnings(lake: Lake, spec: PipelineSpec) -> tuple[str, ...]:

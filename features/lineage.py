@@ -114,15 +114,16 @@ def changes(now: Sequence[FeatureLineage], applied: Sequence[FeatureLineage]) ->
     return told
 
 
-def definition(spec: PipelineSpec, view: FeatureView) -> str:
+def definition(view: FeatureView) -> str:
     """A fingerprint of what decides the values of a view's rows.
 
-    Not `code_version`, which a comment changes, and not how long a value counts, which is decided when it is read.
+    Not `code_version`, which a comment changes, and not how long a value counts, which is decided when it is read. Nor the
+    topic's lateness, event id and horizon of copies: they decide which of the coming events count, and no backfill decides
+    that anew.
     """
-    event = spec.event(view.topic)
     told = [
         ROWS_VERSION,
-        (view.entity, view.topic, view.key, event.lateness_s, event.event_id),
+        (view.entity, view.topic, view.key),
         sorted((a.name, a.field, a.function, a.window_s) for a in view.aggregates),
     ]
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:12]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from features.built import of_earlier_rebuilds, rebuilds_of
+from features.built import not_of_rebuild, rebuilds_of
 from features.lake import Lake
 from features.newest import newest_rows
 from features.store import OnlineWriter, view_table
@@ -50,32 +50,42 @@ def materialize(online: OnlineWriter, lake: Lake, view: FeatureView) -> Material
         UnreachableError: the online store does not answer. Some keys may have been written; run it again.
     """
     keys = written = 0
-    rebuilds = rebuilds_of(lake.words(view_table(view)))
+    rebuilt = _rebuilds(lake, view) > 0
     for _, newest in newest_rows(lake, view):
         keys += newest.height
         written += sum(online.write(view, some) for some in newest.iter_slices(KEYS_A_WRITE))
-    removed = _remove_outlived(online, lake, view, rebuilds) if rebuilds else 0
-    return Materialized(view.name, keys, written, removed)
+    again, removed = _remove_outlived(online, lake, view) if rebuilt else (0, 0)
+    # A key that another backfill writes meanwhile can be among both.
+    return Materialized(view.name, keys, min(keys, written + again), removed)
 
 
-def _remove_outlived(online: OnlineWriter, lake: Lake, view: FeatureView, rebuilds: int) -> int:
-    """Take out what was online before a backfill and has no row in the lake any more; how many keys that are.
+def _rebuilds(lake: Lake, view: FeatureView) -> int:
+    return rebuilds_of(lake.words(view_table(view)))
 
-    With another key or lateness, a key may be gone, or its newest row older than the one online, which is then kept from
-    being written. Rows of the stream are of the newest rebuild, or will be written again as such after its conflict.
+
+def _remove_outlived(online: OnlineWriter, lake: Lake, view: FeatureView) -> tuple[int, int]:
+    """Take out what was online before a backfill and has no row in the lake any more.
+
+    With another key, a key may be gone, or its newest row older than the one online, which is then kept from
+    being written. So is one that a clock dated, as before perennial's rows were dated by their events, and in Feast's own
+    stores. Rows of the stream are of the newest rebuild, or will be written again as such after its conflict.
+
+    Returns:
+        How many keys were written in their place, and how many have no row at all.
     """
     gone: list[str] = []
     for keys in online.keys(view):
         for start in range(0, len(keys), KEYS_A_WRITE):
-            outlived = of_earlier_rebuilds(online.read(view, keys[start : start + KEYS_A_WRITE]), rebuilds)
+            rows = online.read(view, keys[start : start + KEYS_A_WRITE])
+            # Asked after the rows: another backfill may be at work, and what it wrote online was in the lake before.
+            outlived = not_of_rebuild(rows, _rebuilds(lake, view))
             online.remove(view, outlived)
             gone.extend(outlived.get_column(view.entity))
     if not gone:
-        return 0
+        return 0, 0
     names = pl.Series(gone, dtype=pl.String).unique()
-    there = 0
+    written = there = 0
     for _, newest in newest_rows(lake, view, pl.col(view.entity).is_in(names.implode())):
         there += newest.height
-        for some in newest.iter_slices(KEYS_A_WRITE):
-            online.write(view, some)
-    return len(names) - there
+        written += sum(online.write(view, some) for some in newest.iter_slices(KEYS_A_WRITE))
+    return written, len(names) - there

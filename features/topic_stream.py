@@ -8,7 +8,17 @@ from datetime import UTC, datetime
 import numpy as np
 import polars as pl
 
-from features.arrival import ARRIVAL_COLUMNS, ARRIVALS, LATE_S, Arrivals, Counts, SeenIds, lateness
+from features.arrival import (
+    ARRIVAL_COLUMNS,
+    ARRIVALS,
+    LATE_S,
+    TOO_LATE,
+    Arrivals,
+    Counts,
+    SeenIds,
+    came_too_late,
+    lateness,
+)
 from features.avro import WriterSchemas
 from features.consumer import Batch
 from features.dead_letters import keep_dead_letters
@@ -87,12 +97,12 @@ class TopicStream:
         now = max(created, datetime.now(UTC))
         decoded = decode(batch.records, self.event, created, now, self._schemas)
         late, watermarks = lateness(decoded.events, self._pending.watermarks)
-        in_time = late <= float(self.event.lateness_s)
+        too_late = (late > float(self.event.lateness_s)).alias(TOO_LATE)
         # Those that come too late count nowhere, and looking for their copies would mean reading all of history.
         duplicate = np.zeros(late.len(), dtype=np.bool_)
-        duplicate[in_time.to_numpy()] = self._seen.mark(decoded.events.filter(in_time))
-        marked = decoded.events.with_columns(late, pl.Series(IS_DUPLICATE, duplicate))
-        counts = self._pending.counts + Counts.of(marked, decoded.dead_letters.height, self.event)
+        duplicate[~too_late.to_numpy()] = self._seen.mark(decoded.events.filter(~too_late))
+        marked = decoded.events.with_columns(late, too_late, pl.Series(IS_DUPLICATE, duplicate))
+        counts = self._pending.counts + Counts.of(marked, decoded.dead_letters.height)
         self._pending = Arrivals(watermarks, counts)
         self._events.append(marked)
         self._letters.append(decoded.dead_letters)
@@ -125,9 +135,9 @@ class TopicStream:
         wanted = tuple(dict.fromkeys((*self.event.event_id, EVENT_TIMESTAMP)))
         if not self._lake.exists(self.event.table):
             return pl.DataFrame(schema={name: self.event.schema_[name] for name in wanted})
-        known = self._lake.read(self.event.table, since, until, (*wanted, LATE_S))
+        known = self._lake.read(self.event.table, since, until, (*wanted, LATE_S, TOO_LATE))
         # A copy in time of an event that came too late is the one that counts; `take` does not remember those, either.
-        return known.filter(pl.col(LATE_S).fill_null(0.0) <= float(self.event.lateness_s)).select(wanted)
+        return known.filter(~came_too_late(self.event)).select(wanted)
 
 
 def add_new_columns(lake: Lake, event: EventSpec) -> None:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import polars as pl
 
-from features.arrival import LATE_S, counted
+from features.arrival import LATE_S, TOO_LATE, counted
 from features.lake import CREATED_TIMESTAMP, EVENT_TIMESTAMP, IS_DUPLICATE
 from features.places import OFFSET, PARTITION
 from pipelines.spec import Aggregate, EventSpec, FeatureView
@@ -21,7 +21,7 @@ PLACE = (PARTITION, OFFSET)
 def inputs(view: FeatureView, event: EventSpec) -> tuple[str, ...]:
     """The columns of a topic's lake table that a view's features are made of."""
     fields = (a.field for a in view.aggregates)
-    marks = (LATE_S, IS_DUPLICATE)
+    marks = (LATE_S, TOO_LATE, IS_DUPLICATE)
     return tuple(dict.fromkeys((view.key, EVENT_TIMESTAMP, *event.event_id, *fields, *PLACE, *marks)))
 
 

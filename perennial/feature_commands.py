@@ -120,8 +120,12 @@ def backfill(
 
     context = open_context(pipeline)
     views = [known for known in context.spec.views if view in (None, known.name)]
+    if not context.spec.views:
+        raise UsageError(
+            f"{pipeline} has no views, so there is nothing to backfill; give it one in pipelines/{pipeline}/pipeline.py"
+        )
     if not views:
-        names = ", ".join(known.name for known in context.spec.views) or "none"
+        names = ", ".join(known.name for known in context.spec.views)
         raise UsageError(f"{pipeline} has no view {view!r}; it has {names}")
     for wanted in views:
         print(told_backfill(build_anew(context.settings, context.lake, context.spec, wanted)), flush=True)

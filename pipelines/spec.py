@@ -25,7 +25,9 @@ FieldType = Literal["string", "int", "float", "bool", "timestamp"]
 Family = Literal["lightgbm", "pytorch"]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 
-OUR_COLUMNS = frozenset({"kafka_partition", "kafka_offset", "created_timestamp", "extra", "late_s", "is_duplicate"})
+OUR_COLUMNS = frozenset(
+    {"kafka_partition", "kafka_offset", "created_timestamp", "extra", "late_s", "too_late", "is_duplicate"}
+)
 
 POLARS_TYPES: Mapping[FieldType, pl.DataType] = {
     "string": pl.String(),
@@ -72,7 +74,7 @@ class EventSpec(Spec):
         86_400,
         ge=0,
         description="How far an event may lag behind the newest one of its Kafka partition and still correct features; "
-        "later ones are counted and kept in the lake.",
+        "later ones are counted and kept in the lake. A change is for events that come after it.",
     )
     dedup_s: int = Field(
         86_400, ge=0, description="Two events with the same id at most this far apart in event time are one."

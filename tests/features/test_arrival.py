@@ -155,8 +155,10 @@ def test_what_a_commit_says_of_arrivals_is_read_back() -> None:
 
 def test_counts_say_how_many_were_late_too_late_or_copies() -> None:
     marked = events(("a", 0), ("b", 0), ("c", 0), ("d", 0)).with_columns(
-        late_s=pl.Series([0.0, 0.5, 100.0, 100.5]), is_duplicate=pl.Series([False, True, False, False])
+        late_s=pl.Series([0.0, 0.5, 100.0, 100.5]),
+        too_late=pl.Series([False, False, False, True]),
+        is_duplicate=pl.Series([False, True, False, False]),
     )
-    found = Counts.of(marked, 9, EVENT)
+    found = Counts.of(marked, 9)
     assert found == Counts(ingested=4, dead_lettered=9, late=2, too_late=1, duplicates=1)
     assert found + found - found == found

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import random
-from datetime import timedelta
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import polars as pl
@@ -11,12 +12,15 @@ from toys_online import settings as settings  # a fixture
 
 from features import materialize as materializing
 from features import newest
+from features.built import read_built
 from features.lake import Lake
 from features.materialize import Materialized, materialize
 from features.online_check import check_online
+from features.replacement import replace_rows, write_files
 from features.store import OnlineFeatures, OnlineWriter, view_table, write_online
 from perennial.errors import UnreachableError
 from perennial.settings import Settings
+from pipelines.spec import FeatureView
 from validation.verdict import Status
 
 TABLE = view_table(VIEW)
@@ -95,6 +99,52 @@ def test_every_key_comes_back_in_any_number_of_files_slices_and_writes(
     assert max(heights) == 7
     expected = {f"k{key}": (T0 + 3 * TICK, T0, 3.0, float(key)) for key in range(300)}
     assert held(OnlineWriter(SPEC, settings)) == expected
+
+
+def build_anew(lake: Lake, rows: pl.DataFrame) -> None:
+    known = read_built(lake, SPEC, VIEW)
+    anew = known.anew()
+    replace_rows(lake, TABLE, write_files(lake, TABLE, anew.dated(rows)), {}, anew.words, known.still)
+
+
+def test_after_a_rebuild_a_value_that_a_clock_dated_gives_way_and_one_of_the_stream_stays(settings: Settings) -> None:
+    """As in a store that was taken over from Feast's, and of before rows were dated by their events."""
+    lake, hour = Lake(settings, SPEC.name), timedelta(hours=1)
+    lake.append(TABLE, frame(("same time", T0, T0 + TICK, 1.0, 1.0)))
+    now = datetime.now(UTC)
+    ahead = ("ahead", T0 + 2 * TICK, T0 + 3 * TICK + hour, 3.0, 3.0)
+    write_online(
+        SPEC,
+        settings,
+        VIEW,
+        frame(
+            ("same time", T0, now, 99.0, 99.0),
+            ("later", T0 + hour, now, 99.0, 99.0),
+            ("gone", T0, now, 99.0, 99.0),
+            ahead,
+        ),
+    )
+    newest = [(key, T0, T0 + TICK, 2.0, 2.5) for key in ("same time", "later", "ahead")]
+    build_anew(lake, frame(*newest))
+    assert brought(settings) == Materialized(VIEW.name, keys=3, written=2, removed=1)
+    built = (T0, T0 + TICK + hour, 2.0, 2.5)
+    assert held(OnlineWriter(SPEC, settings)) == {"same time": built, "later": built, "ahead": ahead[1:]}
+
+
+def test_what_a_stream_wrote_after_another_rebuild_meanwhile_stays(settings: Settings) -> None:
+    lake, hour = Lake(settings, SPEC.name), timedelta(hours=1)
+    lake.append(TABLE, frame(("a", T0, T0 + TICK, 1.0, 1.0)))
+    build_anew(lake, frame(("a", T0, T0 + TICK, 1.0, 1.0)))
+    ahead = ("a", T0 + TICK, T0 + 2 * TICK + 2 * hour, 3.0, 3.0)
+
+    class Overtaken(OnlineWriter):
+        def keys(self, view: FeatureView) -> Iterator[list[str]]:
+            build_anew(lake, frame(("a", T0, T0 + TICK, 2.0, 2.0)))
+            self.write(view, frame(ahead))
+            return super().keys(view)
+
+    materialize(Overtaken(SPEC, settings), lake, VIEW)
+    assert held(OnlineWriter(SPEC, settings)) == {"a": ahead[1:]}
 
 
 def test_a_lake_without_rows_brings_nothing_online(settings: Settings) -> None:

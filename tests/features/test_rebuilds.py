@@ -12,7 +12,7 @@ import pytest
 from test_online_store import SPEC, T0, VIEW, frame, toys
 
 from features.backfill import slices
-from features.built import of_earlier_rebuilds, read_built, warnings
+from features.built import not_of_rebuild, read_built, warnings
 from features.lake import Lake
 from features.replacement import replace_rows, write_files
 from features.store import view_table
@@ -94,8 +94,11 @@ def test_a_row_of_a_rebuild_is_newer_than_any_of_those_before(lake: Lake) -> Non
     order = [f["created_timestamp"][0] for f in (none.dated(many), once.dated(few), once.dated(many), twice.dated(few))]
     assert order == sorted(set(order))
     unknown = few.with_columns(pl.lit(None).cast(pl.Datetime("us", "UTC")).alias("created_timestamp"))
-    every = pl.concat([none.dated(many), once.dated(few), twice.dated(few), unknown])
-    assert of_earlier_rebuilds(every, 2).height == 3
+    # As of a clock: before the event, in the hours of the rebuilds, and long after.
+    clocks = [frame(("a", T0, T0 + hours * timedelta(hours=1), 1.0, 1.0)) for hours in (-1, 0.5, 1.5, 3, 9_000)]
+    ours = [twice.dated(many), twice.dated(few)]
+    others = [none.dated(many), once.dated(few), unknown, *clocks]
+    assert not_of_rebuild(pl.concat([*ours, *others]), 2).equals(pl.concat(others))
 
 
 def test_rows_are_replaced_by_one_commit_and_files_of_many_days_count_right(lake: Lake) -> None:

@@ -64,6 +64,7 @@ def sales(*rows: tuple[float, str | None, float | None, bool | None], ids: str |
             "created_timestamp": [T0 + timedelta(days=1, seconds=i) for i in range(len(rows))],
             "extra": [None] * len(rows),
             "late_s": [0.0] * len(rows),
+            "too_late": [None] * len(rows),
             "is_duplicate": [False] * len(rows),
         },
         schema=topic_schema(SOLD),
@@ -114,7 +115,14 @@ def test_what_is_marked_as_a_copy_or_came_too_late_does_not_count() -> None:
     marked = events.with_columns(
         is_duplicate=pl.Series([False, True, False, None]), late_s=pl.Series([86_400.0, 0.0, 86_400.1, None])
     )
-    assert values(marked) == {("a", 0): (10.0, 1.0, 10.0, 1.0), ("a", 0.5): (15.0, 2.0, 20.0, 1.0)}
+    expected = {("a", 0): (10.0, 1.0, 10.0, 1.0), ("a", 0.5): (15.0, 2.0, 20.0, 1.0)}
+    assert values(marked) == expected  # by the lateness of now, as nothing else is known
+    decided = events.with_columns(
+        is_duplicate=marked["is_duplicate"],
+        late_s=pl.Series([90_000.0, 0.0, 10.0, 0.0]),
+        too_late=pl.Series([False, False, True, False]),
+    )
+    assert values(decided) == expected
 
 
 def test_texts_can_be_counted_by_the_stream_as_by_a_backfill() -> None:

@@ -108,6 +108,18 @@ def test_describe_shows_what_is_applied_and_what_has_changed(tmp_path: Path, spe
     assert "is what is applied" not in changed.stdout
 
 
+@pytest.mark.parametrize("option", [(), ("--view", "none_such")])
+def test_a_backfill_of_a_pipeline_without_views_says_that_it_has_none(
+    option: tuple[str, ...], tmp_path: Path, spec: PipelineSpec
+) -> None:
+    with (tmp_path / "pipelines" / spec.name / "pipeline.py").open("a") as code:
+        code.write('\nPIPELINE = PIPELINE.model_copy(update={"views": ()})\n')
+    told = perennial(tmp_path, "features", "backfill", spec.name, *option)
+    assert told.returncode == 2
+    sentence = f"{spec.name} has no views, so there is nothing to backfill"
+    assert sentence in " ".join(told.stderr.split())
+
+
 def test_backfill_tells_its_rows_and_describe_says_when_one_is_wanted(
     tmp_path: Path, spec: PipelineSpec, broker: Any
 ) -> None:
