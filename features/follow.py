@@ -36,7 +36,7 @@ from features.lake import Lake
 from features.store import OnlineWriter, view_table
 from features.tail import Tail
 from features.topic_stream import TopicStream, topic_schema
-from perennial.errors import BlockedError, ConflictError, UnreachableError
+from perennial.errors import BlockedError, ConflictError, StateError, UnreachableError
 from perennial.settings import Settings
 from pipelines.spec import FeatureView, PipelineSpec
 
@@ -87,6 +87,7 @@ class Follower:
         self._every_s, self._max_rows, self._on_commit = every_s, max_rows, on_commit
         self._stopped = threading.Event()
         self._warned: set[str] = set()
+        self._rebuilds: dict[str, int] = {}
         # By topic, positions up to which a session read that could not keep it: features up to there are online.
         self._owed: dict[str, Mapping[int, int]] = {}
 
@@ -98,7 +99,8 @@ class Follower:
         """Follow until `stop`.
 
         Raises:
-            StateError: the stream cannot go on by itself (records expired, another broker's data).
+            StateError: the stream cannot go on by itself (records expired, another broker's data), or a view was built anew by
+            another definition than this code's.
             ConflictError, UnreachableError, BlockedError: it was stopped while what it had read could not be kept.
         """
         wait_s, last_tries = FIRST_WAIT_S, LAST_TRIES
@@ -124,12 +126,23 @@ class Follower:
 
     def _catch_up(self) -> bool:
         """Take in what came while nobody followed, in bounded memory; False if it was stopped meanwhile."""
+        self._check_code()
         settings, lake, spec, now = self._settings, self._lake, self._spec, datetime.now(UTC)
         topics = ingest_topics(settings, lake, spec.events, now, self._enough)
         # One after the other, until it was stopped.
         views = tuple(refresh_view(settings, lake, spec, v, self._ended) for v in spec.views if not self._ended())
         self._on_commit(Committed(topics, views))
         return not self._ended()
+
+    def _check_code(self) -> None:
+        """Raise StateError if a view was built anew by other code than this: what this builds would be wrong again."""
+        for view in self._spec.views:
+            built = read_built(self._lake, self._spec, view)
+            if built.rebuilds > self._rebuilds.setdefault(view.name, built.rebuilds) and built.warning:
+                raise StateError(
+                    f"{view.name} was built anew by another definition than the code's that runs here; "
+                    "what was read is in Kafka still. Start this follower again, with the new code"
+                )
 
     def _ended(self) -> bool:
         return self._stopped.is_set() and not self._owed

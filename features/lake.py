@@ -436,7 +436,7 @@ def check_still(target: Table, still: Mapping[str, str | None]) -> None:
     moved = {name: now.get(name) for name, value in still.items() if now.get(name) != value}
     if moved:
         raise ConflictError(
-            f"another writer replaced the rows of {'.'.join(target.name())} ({moved}); nothing was kept",
+            f"another writer replaced the rows of {'.'.join(target.name())} since they were read; these were not kept",
             ", run it again",
         )
 

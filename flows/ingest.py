@@ -112,6 +112,7 @@ def describe(summary: IngestSummary, state: StreamState, now: datetime) -> str:
         # An event may be a little ahead of the clock.
         age = str(max(timedelta(), timedelta(seconds=round((now - newest).total_seconds())))) if newest else "-"
         lines.append(f"| {view.view} | {view.rows:,} | {view.online_keys:,} | {_at(newest)} | {age} |")
+    lines += [f"\n**{warning}**" for warning in summary.warnings]
     return "\n".join(lines)
 
 

@@ -10,13 +10,14 @@ import importlib
 import importlib.util
 import pkgutil
 import re
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import polars as pl
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 import pipelines
 from perennial.errors import UsageError
@@ -353,15 +354,31 @@ def load_pipeline(name: str) -> PipelineSpec:
     """The pipeline of that name.
 
     Raises:
-        UsageError: there is no such folder, or it holds no PIPELINE.
+        UsageError: there is no such folder, it holds no PIPELINE, or its code says something that cannot be.
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name not in set(pipeline_names()):
         known = ", ".join(pipeline_names()) or "none"
         raise UsageError(f"unknown pipeline {name!r}; there is: {known}. `perennial init NAME` makes a new one.")
-    module: Any = importlib.import_module(f"pipelines.{name}.pipeline")
+    try:
+        module: Any = importlib.import_module(f"pipelines.{name}.pipeline")
+    except ValidationError as error:
+        told = "; ".join(
+            f"{'.'.join(map(str, wrong['loc']))}: {wrong['msg']}".removeprefix(": ").replace("Value error, ", "")
+            for wrong in error.errors()
+        )
+        raise UsageError(f"{_line_in(name, error)}: {told}; correct it") from error
+    except SyntaxError as error:
+        raise UsageError(f"{error.filename}:{error.lineno}: {error.msg}; correct it") from error
     spec = getattr(module, "PIPELINE", None)
     if not isinstance(spec, PipelineSpec):
         raise UsageError(
             f"pipelines/{name}/pipeline.py holds no PIPELINE = PipelineSpec(...), found {type(spec).__name__}"
         )
     return spec
+
+
+def _line_in(name: str, error: Exception) -> str:
+    """The pipeline's file and line from which an error came."""
+    folder = importlib.import_module(f"pipelines.{name}").__path__
+    own = [f for f in traceback.extract_tb(error.__traceback__) if str(Path(f.filename).parent) in folder]
+    return f"pipelines/{name}/{Path(own[-1].filename).name}:{own[-1].lineno}" if own else f"pipelines/{name}"

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from shop import (
     backfill_all,
     event_value,
     follow,
+    follow_to_the_end,
     make_follower,
     make_spec,
     newest_rows,
@@ -324,22 +326,22 @@ def test_a_follower_is_told_once_and_goes_on_after_the_backfill(
     assert_everything_counts_once(new)
 
 
-def test_a_follower_of_the_old_definition_goes_on_and_its_rows_ask_for_another_backfill(
-    place: Place, shop: Shop, caplog: pytest.LogCaptureFixture
+def test_a_follower_of_the_old_definition_ends_after_a_backfill_by_the_new_and_says_to_start_it_again(
+    place: Place, shop: Shop
 ) -> None:
-    new, sentence = changed(place), MENDS.format(place.name)
+    new = changed(place)
     shop.send(100)
-    with caplog.at_level(logging.WARNING), running(make_follower(place)):
+    follower = make_follower(place)
+    with ThreadPoolExecutor(1) as pool:
+        ended = pool.submit(follower.run)
         wait_until(lambda: all_is_in(place))
         assert warnings(new.lake, new.spec)
         backfill_all(new)
-        assert warnings(new.lake, new.spec) == ()
-        assert sentence not in caplog.text
         shop.send(100)
-        wait_until(lambda: all_is_in(place))
-    assert caplog.text.count(sentence) == 1
-    assert len(warnings(new.lake, new.spec)) == len(new.spec.views)
-    backfill_all(new)
+        with pytest.raises(StateError, match="Start this follower again"):
+            ended.result(60)
+    assert warnings(new.lake, new.spec) == ()
+    follow_to_the_end(new)
     assert warnings(new.lake, new.spec) == ()
     assert_everything_counts_once(new)
     assert_online_is_offline(new)

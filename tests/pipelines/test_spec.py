@@ -45,6 +45,26 @@ def test_a_folder_without_a_pipeline_is_told(tmp_path: Path) -> None:
         load_pipeline("hollow")
 
 
+@pytest.mark.parametrize(
+    ("name", "code", "told"),
+    [
+        (
+            "typo",
+            'from pipelines.spec import Aggregate\n\nA = Aggregate(name="a", field="x", function="median", window_s=60)\n',
+            r"^pipelines/typo/pipeline\.py:3: function: Input should be .*; correct it$",
+        ),
+        ("unclosed", "PIPELINE = (\n", r"unclosed/pipeline\.py:1: '\(' was never closed; correct it$"),
+    ],
+)
+def test_a_mistake_in_a_pipelines_code_is_told_with_its_line(name: str, code: str, told: str, tmp_path: Path) -> None:
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "__init__.py").write_text("")
+    (tmp_path / name / "pipeline.py").write_text(code)
+    add_pipelines_dir(tmp_path)
+    with pytest.raises(UsageError, match=told):
+        load_pipeline(name)
+
+
 @pytest.mark.parametrize("name", ["kafka_offset", "created_timestamp", "extra"])
 def test_a_field_cannot_have_the_name_of_a_column_that_is_added(name: str) -> None:
     event = PIPELINE.events[0].model_dump()
