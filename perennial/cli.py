@@ -107,7 +107,7 @@ def replay(
     )
     if not sum(counts.values()):
         raise UsageError(f"{pipeline} has no events between {from_} and {to}")
-    print("\n".join(f"{topic}: {count}" for topic, count in counts.items()))
+    print("\n".join(f"{topic}: {count:,}" for topic, count in counts.items()))
 
 
 @app.command()

@@ -58,6 +58,7 @@ def check(pipeline: PipelineName) -> None:
     """
     from rich.console import Console
 
+    from features.built import warnings
     from features.check_log import record_check
     from features.online_check import check_online
     from flows.context import moment, open_context
@@ -80,6 +81,9 @@ def check(pipeline: PipelineName) -> None:
             markup=False,
             highlight=False,
         )
+    # Online may be the same as offline, and both be of an older definition.
+    for warning in warnings(context.lake, context.spec):
+        console.print(f"{warning[0].upper()}{warning[1:]}.", markup=False, highlight=False)
     record_check(context.lake, checks, at)
     raise typer.Exit(0 if verdict.passed else 1)
 

@@ -146,6 +146,7 @@ def test_backfill_tells_its_rows_and_describe_says_when_one_is_wanted(
     assert f"Some rows of {view.name} in the lake were built by another definition" in before
     assert f"{wanted} {view.name}`" in before
     assert f"{wanted} {other.name}`" not in before
+    assert f"{wanted} {view.name}`" in " ".join(perennial(tmp_path, "features", "check", spec.name).stdout.split())
     rows = lake.rows(view_table(view))
     done = perennial(tmp_path, "features", "backfill", spec.name, "--view", view.name)
     assert done.returncode == 0, done.stderr
