@@ -58,6 +58,8 @@ def spawn(name: str, command: Sequence[str], *, environment: Mapping[str, str], 
     """Start a process in a session of its own, with its output in a file.
 
     On Linux it gets SIGTERM when the *thread* that calls this ends, however it ends: call it from one that stays.
+    It heeds SIGINT even if this process ignores it, as whatever a script starts with `&` does: Prefect's worker hands
+    a SIGTERM on to itself as SIGINT, and would never end.
 
     Args:
         name: what it is called in messages.
@@ -76,7 +78,7 @@ def spawn(name: str, command: Sequence[str], *, environment: Mapping[str, str], 
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            preexec_fn=_die_with_parent(),
+            preexec_fn=_before_exec(),
         )
     return Child(name, popen, ProcessKey.of(popen.pid), log)
 
@@ -125,9 +127,10 @@ def _members(sessions: set[int]) -> Iterator[psutil.Process]:
                 yield process
 
 
-def _die_with_parent() -> Callable[[], object] | None:
+def _before_exec() -> Callable[[], object]:
+    # Looked up before the fork: between fork and exec nothing may be imported.
+    heed, number, default = signal.signal, signal.SIGINT, signal.SIG_DFL
     if not sys.platform.startswith("linux"):
-        return None
-    # Loaded before the fork: between fork and exec nothing may be imported or looked up.
+        return lambda: heed(number, default)
     prctl = ctypes.CDLL(None).prctl
-    return lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    return lambda: (heed(number, default), prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0))

@@ -95,6 +95,21 @@ def test_a_child_ends_when_its_owner_is_killed(tmp_path: Path) -> None:
     assert not lives(child.pid)
 
 
+def test_a_child_heeds_sigint_even_if_its_owner_ignores_it(tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        child = spawn(
+            "child",
+            [sys.executable, "-c", "import signal, sys; sys.exit(signal.getsignal(2) is signal.SIG_IGN)"],
+            environment=os.environ,
+            log=tmp_path / "log",
+            directory=tmp_path,
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert child.popen.wait(30) == 0
+
+
 def test_a_home_has_one_owner_and_the_next_one_learns_what_was_left(tmp_path: Path) -> None:
     first = Claim(tmp_path / "home", owner=11)
     left = ProcessKey(22, 33.5)

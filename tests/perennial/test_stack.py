@@ -93,11 +93,16 @@ def processes_of(home: Path) -> list[str]:
 
 @contextmanager
 def owner(command: list[str], home: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that owns a stack; killed at the end if it is still there."""
+    """A process that owns a stack and ignores SIGINT, as with `&` in a script; killed at the end if it is still there."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("PERENNIAL_", "PREFECT_", "MLFLOW_"))}
     with (home.parent / f"{uuid.uuid4()}.log").open("wb") as log:
         process = subprocess.Popen(
-            command, env={**kept, "PERENNIAL_HOME": str(home)}, stdout=log, stderr=subprocess.STDOUT, cwd=home.parent
+            command,
+            env={**kept, "PERENNIAL_HOME": str(home)},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            cwd=home.parent,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
         )
     try:
         yield process
