@@ -193,14 +193,56 @@ class ModelSpec(Spec):
 class DriftPolicy(Spec):
     """When a change of the data counts as drift."""
 
-    window_s: int = Field(7 * 86_400, gt=0, description="Length of the current window, in seconds.")
+    window_s: int = Field(
+        3 * 86_400,
+        gt=0,
+        description="Length of a window, in seconds: a number of whole days, or a part of one such as 6 hours.",
+    )
+    persistence: int = Field(
+        2, ge=1, description="Windows in a row, each right before the next, that must all show a move."
+    )
+    seasonal: bool = Field(
+        False,
+        description="Whether a window is held against the same weekdays of the reference; for data with a weekly rhythm.",
+    )
     reference_s: int = Field(
-        28 * 86_400, gt=0, description="Length of the newest stretch of training data to compare with."
+        56 * 86_400, gt=0, description="Length of the newest stretch of training data to compare with."
     )
     warn_at: float = Field(0.1, gt=0, description="PSI from which a feature is watched.")
     drift_at: float = Field(0.25, gt=0, description="PSI from which a feature has drifted.")
+    share_warn_at: float = Field(
+        0.02,
+        gt=0,
+        le=1,
+        description="Change of the share of rows without a value, or with a category never seen, from which it is watched.",
+    )
+    share_drift_at: float = Field(0.1, gt=0, le=1, description="The same, from which the feature has drifted.")
+    matters_from: float = Field(
+        0.02,
+        ge=0,
+        le=1,
+        description="Share of the champion's importance from which a feature can make the verdict FAIL; below it is watched.",
+    )
+    false_alarms: float = Field(
+        0.01, gt=0, lt=1, description="Share of judgements without any drift that may name a column all the same."
+    )
     bins: int = Field(10, gt=1, description="Quantile bins of a numeric feature.")
-    min_rows: int = Field(500, gt=0, description="Fewer rows than this are INCONCLUSIVE.")
+    min_rows: int = Field(500, gt=0, description="Windows of fewer rows than this are INCONCLUSIVE.")
+
+    @model_validator(mode="after")
+    def _windows_are_of_whole_hours(self) -> DriftPolicy:
+        day_s = 86_400
+        if self.window_s % 3_600 or (day_s % self.window_s and self.window_s % day_s):
+            raise ValueError(
+                f"drift.window_s is {self.window_s}; make it a number of whole days (a multiple of {day_s}), or of hours "
+                "that divide a day, such as 21600"
+            )
+        return self
+
+    @property
+    def watched_s(self) -> int:
+        """Length of all windows together, in seconds."""
+        return self.window_s * self.persistence
 
 
 class PerformancePolicy(Spec):

@@ -2,44 +2,53 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+import numpy as np
 
-import polars as pl
-
+from validation.hours import DAY_H, HourlyProfiles, moment_of
 from validation.verdict import Status, Verdict
 
 LEAST_SHARE = 0.9
-DAY_S = 86_400.0
 
 
-def judge_coverage(times: pl.Series, since: datetime, until: datetime) -> Verdict:
-    """Judge whether rows reach over (nearly) the whole window: back to its begin, and on to its end.
+def judge_coverage(current: HourlyProfiles, reference: HourlyProfiles | None, since: int, until: int) -> Verdict:
+    """Judge whether the hours of a window that should have rows do.
 
-    A week that has only seen its Monday differs from any reference by its weekdays alone; that says nothing of the world.
-    And a stream that ended on Monday says nothing of today, however many rows it left behind.
-
-    A tenth may lack at either end: 16.8 h of a week, more than any night without events. Of two days it is 4.8 h, less
-    than the six hours in which no flight is scheduled (04:00 to 10:00 UTC), so a short window ends best by midnight UTC.
+    A window that has only seen its Monday differs from any reference by its weekdays alone; that says nothing of the
+    world. And a stream that ended on Monday says nothing of today, however many rows it left behind. Which hours should
+    have rows the reference tells: those of the day in which nine of ten of its days have some, so that a night without
+    flights is no gap. If there is no such hour, every day of the window should have a row.
 
     Args:
-        times: event times of the rows, UTC.
-        since: begin of the window.
-        until: its end.
+        current: hours that have rows.
+        reference: the same of the reference; None when it does not know.
+        since: the window's first hour, hours since 1970.
+        until: the hour after its last.
 
     Returns:
-        PASS when the earliest row lies within the window's first tenth and the latest within its last, otherwise
-        INCONCLUSIVE.
+        PASS when nine tenths of them have, otherwise INCONCLUSIVE.
     """
-    whole_s = (until - since).total_seconds()
-    first, last = times.min(), times.max()
-    if not isinstance(first, datetime) or not isinstance(last, datetime):
-        return Verdict(Status.INCONCLUSIVE, f"the window of {whole_s / DAY_S:.1f} d has no rows", {"covered_s": 0.0})
-    covered_s, silent_s = (until - first).total_seconds(), (until - last).total_seconds()
-    measured = {"covered_s": covered_s, "silent_s": silent_s, "window_s": whole_s}
-    if covered_s < LEAST_SHARE * whole_s:
-        reason = f"rows reach back {covered_s / DAY_S:.1f} d of the window's {whole_s / DAY_S:.1f} d"
-        return Verdict(Status.INCONCLUSIVE, reason, measured)
-    if whole_s - silent_s < LEAST_SHARE * whole_s:
-        reason = f"the newest row is {silent_s / DAY_S:.1f} d old, in a window of {whole_s / DAY_S:.1f} d"
-        return Verdict(Status.INCONCLUSIVE, reason, measured)
-    return Verdict(Status.PASS, f"rows reach over {covered_s / DAY_S:.1f} d", measured)
+    hours = current.hours[(current.hours >= since) & (current.hours < until)]
+    told = f"from {moment_of(since):%d %b %H:%M} to {moment_of(until):%d %b %H:%M}"
+    if not hours.size:
+        return Verdict(Status.INCONCLUSIVE, f"the window {told} has no rows", {"covered_share": 0.0})
+    window = np.arange(since, until)
+    due = window[np.isin(window % DAY_H, _busy_hours(reference))]
+    unit, have = "hours", np.isin(due, hours)
+    if not due.size:
+        due = np.unique(window // DAY_H)
+        unit, have = "days", np.isin(due, hours // DAY_H)
+    share = float(have.mean())
+    reason = f"{int(have.sum())} of the {due.size} {unit} that should have rows do in the window {told}"
+    if share < LEAST_SHARE:
+        reason += f"; the newest row is of {moment_of(int(hours[-1])):%d %b, %H} h"
+    status = Status.PASS if share >= LEAST_SHARE else Status.INCONCLUSIVE
+    return Verdict(status, reason, {"covered_share": share})
+
+
+def _busy_hours(reference: HourlyProfiles | None) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """Hours of the day in which nearly all of the reference's days have rows."""
+    if reference is None or not reference.hours.size:
+        return np.zeros(0, dtype=np.int64)
+    days = np.unique(reference.hours // DAY_H).size
+    hours, times = np.unique(reference.hours % DAY_H, return_counts=True)
+    return np.asarray(hours[times >= LEAST_SHARE * days], dtype=np.int64)

@@ -1,20 +1,29 @@
-"""Has the world moved: each feature's PSI against the champion's reference, and one verdict."""
+"""Has the world moved: each column of the last windows against the champion's reference, and one verdict.
+
+A column has moved when it has moved far enough to matter in every one of the windows, *and* all of them together further
+than chance would move them. Far enough: the PSI of its values, or the share of its rows without a value, or of a category
+never seen. Chance: whole days are shuffled (validation/significance.py), and among many columns it must be smaller.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 import numpy as np
 
+from perennial.errors import UsageError
 from pipelines.spec import DriftPolicy
-from validation.bins import FeatureBins, FeatureCounts
-from validation.profile import SCORE, Profile, ReferenceProfile
-from validation.psi import psi, psi_by_bin
+from validation.moves import Move, judge_moves, since_when
+from validation.profile import SCORE, ReferenceProfile
 from validation.verdict import Status, Verdict
+from validation.windows import Comparison, Window, lay_out
 
 NAMED = 3
 """How many drifted columns a sentence names; the table has all of them."""
+MOST_UNMATCHED = 0.1
+"""Larger a share of a window's rows on weekdays that the reference lacks, and it cannot be judged."""
 
 
 @dataclass(frozen=True)
@@ -23,13 +32,15 @@ class FeatureDrift:
 
     Attributes:
         feature: its name.
-        psi: population stability index, rows without a value counted as one more bin; NaN when it cannot be told.
+        psi: population stability index of its values in the newest window; NaN when it cannot be told.
         missing_rate_reference: share of rows without a value in the reference, 0 to 1.
-        missing_rate_current: the same in the current window.
+        missing_rate_current: the same in the newest window.
         status: FAIL = drifted, PASS = not, INCONCLUSIVE = there was too little to tell.
         reason: a sentence with the numbers that decided.
-        watched: whether it moved enough to be named, though not enough to be drift.
+        watched: whether it moved enough to be named, though not enough, or not where it matters, to be drift.
         importance: the model's importance of the feature as a share of all, 0 to 1; None when it is not known.
+        moves: of its values, missing rows and unseen categories, each with its chance.
+        since: when the move began, as far as the windows reach back; None when it has not moved, or has no times.
     """
 
     feature: str
@@ -40,6 +51,8 @@ class FeatureDrift:
     reason: str
     watched: bool = False
     importance: float | None = None
+    moves: tuple[Move, ...] = ()
+    since: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -67,83 +80,125 @@ class DriftVerdict:
 
 def detect_drift(
     reference: ReferenceProfile,
-    current: Profile,
+    windows: Sequence[Window],
     policy: DriftPolicy,
     importance: Mapping[str, float] | None = None,
 ) -> DriftVerdict:
-    """Judge a window against the champion's reference.
+    """Judge the last windows against the champion's reference.
 
     Args:
         reference: frozen bins and counts of what the champion was held to.
-        current: counts of the current window on those bins.
-        policy: PSI thresholds, and the least rows that can be judged.
-        importance: the champion's importance of each feature, in any unit, not negative. A feature the model does not
-            use (importance 0) cannot make it worse: its drift is named and does not fail. Features it does not list,
-            and the score, count in full.
+        windows: counts on those bins, the newest first; as many as must show a move.
+        policy: how far is far enough, how often chance may be mistaken for drift, and the least rows that can be judged.
+        importance: the champion's importance of each feature, in any unit, not negative. A feature with a smaller share
+            than `matters_from` cannot make the model much worse: its drift is named and does not fail. Features it does
+            not list, and the score, count in full.
 
     Returns:
-        FAIL when the score or a feature has a PSI of at least `drift_at`, or a column that had values has none;
-        INCONCLUSIVE when either side has fewer than `min_rows` rows, or nothing failed but a feature has no value on
-        either side; PASS otherwise, with what is at least `warn_at` named.
+        FAIL when the score or a feature that matters has drifted in every window, or has lost all its values in the
+        newest one; INCONCLUSIVE when a window does not reach over its time, either side has fewer than `min_rows` rows,
+        or nothing failed but a feature has no value on either side; PASS otherwise, with what moved less named.
 
     Raises:
-        UsageError: the window was counted on other bins.
+        UsageError: there is no window, or one was counted on other bins.
     """
-    rows_reference, rows = reference.rows(reference.profile), reference.rows(current)
+    if not windows or any(w.counts.shape[1] != len(reference.counts) for w in windows):
+        raise UsageError(
+            f"drift needs windows counted on the bins of {reference.fingerprint}; profile them on the current reference."
+        )
+    comparison = lay_out(reference, windows, policy.seasonal)
+    moves = judge_moves(reference, comparison, policy)
     shares = _shares(importance or {})
-    found = sorted(
-        (_judge(b, reference, current, policy, shares.get(b.feature)) for b in reference.features), key=_worst_first
-    )
-    if min(rows, rows_reference) < policy.min_rows:
-        side, few = ("current window", rows) if rows < policy.min_rows else ("reference", rows_reference)
-        reason = f"the {side} has {few} rows, fewer than the {policy.min_rows} that can be judged"
-        found = [_undecided(f, reason) for f in found]
-        return DriftVerdict(Verdict(Status.INCONCLUSIVE, reason, _measure(found, rows, rows_reference)), tuple(found))
-    status = max(f.status for f in found)
-    reason = _reason(found, status, rows, policy)
+    found = [
+        _judge(b.feature, i, reference, comparison, moves[i], policy, shares.get(b.feature))
+        for i, b in enumerate(reference.features)
+    ]
+    rows = min(int(w.counts[:, : len(reference.features[0].labels)].sum()) for w in windows)
+    rows_reference = reference.rows(reference.profile)
+    too_little = _too_little(windows, rows, rows_reference, comparison, policy)
+    if too_little:
+        found = [f if _is_gone(f, rows, policy) else _undecided(f, too_little) for f in found]
+    found.sort(key=_worst_first)
+    status = max([*(f.status for f in found), *([Status.INCONCLUSIVE] if too_little else [])])
+    reason = too_little if too_little and status is Status.INCONCLUSIVE else _reason(found, status, rows, comparison)
     return DriftVerdict(Verdict(status, reason, _measure(found, rows, rows_reference)), tuple(found))
 
 
 def _judge(
-    bins: FeatureBins, reference: ReferenceProfile, current: Profile, policy: DriftPolicy, share: float | None
+    feature: str,
+    position: int,
+    reference: ReferenceProfile,
+    comparison: Comparison,
+    moves: tuple[Move, ...],
+    policy: DriftPolicy,
+    share: float | None,
 ) -> FeatureDrift:
-    was, now = reference.of(reference.profile, bins.feature), reference.of(current, bins.feature)
-    moved = psi(was.with_void, now.with_void)
-    watched = False
-    if not now.rows or not was.rows:
+    bins = reference.features[position]
+    start = reference.starts[feature]
+    stretch = slice(start, start + len(bins.labels))
+    was = np.array(reference.counts)[stretch]
+    now = comparison.windows[0][:, stretch].sum(axis=0)
+    rates = [float(bins.void_counts(c) / c.sum()) if c.sum() else float("nan") for c in (was, now)]
+    level = max(move.level for move in moves)
+    watched, since = False, None
+    if not now.sum() or not was.sum():
         status, reason = Status.INCONCLUSIVE, "there are no rows"
-    elif now.void == now.rows and was.void == was.rows:
-        status, reason = (
-            Status.INCONCLUSIVE,
-            f"no value in {was.rows} reference rows and none in {now.rows} current ones",
-        )
-    elif now.void == now.rows:
+    elif rates == [1.0, 1.0]:
+        status = Status.INCONCLUSIVE
+        reason = f"no value in {was.sum()} reference rows and none in {now.sum()} current ones"
+    elif rates[1] == 1.0:
         status = Status.FAIL
-        reason = f"the column is entirely missing ({_void(now)}); in the reference {was.void_rate:.1%} of rows were"
+        reason = f"the column is entirely missing ({_void(now)}); in the reference {rates[0]:.1%} of rows were"
     else:
-        drifted = moved >= policy.drift_at
-        unused = share == 0.0
-        status = Status.FAIL if drifted and not unused else Status.PASS
-        watched = moved >= policy.warn_at and status is Status.PASS
-        reason = f"PSI {moved:.3f}"
-        if drifted or watched:
-            limit = policy.drift_at if drifted else policy.warn_at
-            reason += f" >= {limit:g}, most by {_most_moved(bins, was, now)}"
-        if drifted and unused:
-            reason += "; the model does not use it"
-    return FeatureDrift(bins.feature, moved, was.void_rate, now.void_rate, status, reason, watched, share)
+        matters = share is None or share >= policy.matters_from
+        status = Status.FAIL if level == 2 and matters else Status.PASS
+        watched = level > 0 and status is Status.PASS
+        told = [move.told() for move in moves if move.level == level] if level else [f"PSI {moves[0].size:.3f}"]
+        reason = ", and ".join(told)
+        if level == 2 and not matters:
+            reason += (
+                f"; the model hardly uses it ({share:.1%} of its importance)"
+                if share
+                else "; the model does not use it"
+            )
+        if level:
+            since = since_when(reference, comparison, position)
+    return FeatureDrift(feature, moves[0].size, rates[0], rates[1], status, reason, watched, share, moves, since)
 
 
-def _void(counts: FeatureCounts) -> str:
-    told = (("null or NaN", counts.missing), ("no such column", counts.absent), ("unreadable type", counts.unreadable))
-    return ", ".join(f"{what} in {n} of {counts.rows} rows" for what, n in told if n)
+def _void(counts: np.ndarray[tuple[int], np.dtype[np.int64]]) -> str:
+    missing, absent, unreadable = (int(n) for n in counts[-3:])
+    told = (("null or NaN", missing), ("no such column", absent), ("unreadable type", unreadable))
+    return ", ".join(f"{what} in {n} of {int(counts.sum())} rows" for what, n in told if n)
 
 
-def _most_moved(bins: FeatureBins, was: FeatureCounts, now: FeatureCounts) -> str:
-    worst = int(np.argmax(psi_by_bin(was.with_void, now.with_void)))
-    label = (*bins.short_labels[: was.present.size], "missing")[worst]
-    before, after = was.with_void[worst] / was.rows, now.with_void[worst] / now.rows
-    return f"{label}: {before:.1%} -> {after:.1%} of rows"
+def _too_little(
+    windows: Sequence[Window], rows: int, rows_reference: int, comparison: Comparison, policy: DriftPolicy
+) -> str | None:
+    """Why nothing can be judged, if so."""
+    if rows_reference < policy.min_rows:
+        return f"the reference has {rows_reference} rows, fewer than the {policy.min_rows} that can be judged"
+    gaps = [w.coverage for w in windows if not w.coverage.passed]
+    if gaps:
+        return gaps[0].reason
+    if rows < policy.min_rows:
+        which = "the current window" if len(windows) == 1 else f"one of the last {len(windows)} windows"
+        return f"{which} has {rows} rows, fewer than the {policy.min_rows} that can be judged"
+    unmatched = comparison.layout.unmatched
+    alone = [np.isin(s, unmatched) for s in comparison.layout.windows]
+    for counts, odd in zip(comparison.windows, alone, strict=True):
+        share = counts[odd].sum() / max(counts.sum(), 1)
+        if share > MOST_UNMATCHED:
+            return (
+                f"{share:.0%} of a window's rows are of weekdays that the reference does not have; "
+                "make drift.reference_s at least two weeks"
+            )
+    return None
+
+
+def _is_gone(drift: FeatureDrift, rows: int, policy: DriftPolicy) -> bool:
+    """Whether a column lost all its values, which needs no second window to be sure of."""
+    return drift.status is Status.FAIL and drift.missing_rate_current == 1.0 and rows >= policy.min_rows
 
 
 def _shares(importance: Mapping[str, float]) -> dict[str, float]:
@@ -166,45 +221,46 @@ def _undecided(drift: FeatureDrift, reason: str) -> FeatureDrift:
         status=Status.INCONCLUSIVE,
         reason=reason,
         importance=drift.importance,
+        moves=drift.moves,
     )
 
 
-def _reason(found: list[FeatureDrift], status: Status, rows: int, policy: DriftPolicy) -> str:
+def _reason(found: list[FeatureDrift], status: Status, rows: int, comparison: Comparison) -> str:
     watched = [f for f in found if f.watched]
-    also = f"; watched (>= {policy.warn_at:g}): {_named(watched)}" if watched else ""
+    also = f"; watched: {', '.join(f.feature for f in watched)}" if watched else ""
+    if comparison.by_rows:
+        also += f"; rows counted as independent, because the reference has {comparison.reference_blocks} whole days"
+    count = len(comparison.windows)
+    over = f"{rows} rows" if count == 1 else f"{count} windows of {rows} rows or more"
     if status is Status.FAIL:
         drifted = [f for f in found if f.status is status]
         more = f"; and {len(drifted) - NAMED} more" if len(drifted) > NAMED else ""
-        return (
-            f"{len(drifted)} of {len(found)} columns drifted in {rows} rows: {_sentences(drifted[:NAMED])}{more}{also}"
-        )
+        return f"{len(drifted)} of {len(found)} columns drifted in {over}: {_sentences(drifted[:NAMED])}{more}{also}"
     if status is Status.INCONCLUSIVE:
         return f"{_sentences(f for f in found if f.status is status)}{also}"
     most = max(found, key=lambda f: f.psi)
-    return (
-        f"none of {len(found)} columns drifted in {rows} rows: the most is {most.feature}, PSI {most.psi:.3f}, "
-        f"below {policy.drift_at:g}{also}"
-        if most.psi < policy.drift_at
-        else f"none of the columns the model uses drifted in {rows} rows{also}"
+    chance = next((m.chance for m in most.moves if m.kind == "values"), 1.0)
+    as_days_do = (
+        f", as its days differ among themselves (chance {chance:.4f})" if chance < 1 and not most.watched else ""
     )
+    return f"none of {len(found)} columns drifted in {over}: the most is {most.feature}, PSI {most.psi:.3f}{as_days_do}{also}"
 
 
 def _sentences(drifts: Iterable[FeatureDrift]) -> str:
     return "; ".join(f"{f.feature}: {f.reason}" for f in drifts)
 
 
-def _named(drifts: list[FeatureDrift]) -> str:
-    return ", ".join(f"{f.feature} {f.psi:.3f}" for f in drifts)
-
-
 def _measure(found: list[FeatureDrift], rows: int, rows_reference: int) -> dict[str, float]:
     score = next((f.psi for f in found if f.feature == SCORE), float("nan"))
     finite = [f.psi for f in found if np.isfinite(f.psi)]
+    drifted = [f for f in found if f.status is Status.FAIL]
     return {
         "current_rows": rows,
         "reference_rows": rows_reference,
         "score_psi": score,
         "max_psi": max(finite, default=float("nan")),
-        "drifted_features": sum(f.status is Status.FAIL for f in found),
+        "drifted_features": len(drifted),
+        "drifted_importance": sum(f.importance or 0.0 for f in drifted),
         "watched_features": sum(f.watched for f in found),
+        "smallest_chance": min((m.chance for f in found for m in f.moves), default=float("nan")),
     }

@@ -5,28 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from perennial.errors import StateError, UsageError
 from pipelines.spec import DriftPolicy, Feature
 from validation.bins import VOID, Counts, FeatureBins, FeatureCounts, bins_of
+from validation.hours import DAY_H, HourlyProfiles, hours_of
 
 SCORE = "score"
 """The column of the model's scores, profiled as one more numeric feature."""
 
-VERSION = 1
-ROW_SCHEMA: Mapping[str, pl.DataType] = {
-    "window_start": pl.Datetime("us", "UTC"),
-    "reference": pl.String(),
-    "feature": pl.String(),
-    "bin": pl.String(),
-    "count": pl.Int64(),
-}
+VERSION = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,10 +56,12 @@ class ReferenceProfile:
     Attributes:
         features: bins of each feature and of the score.
         counts: the reference's counts, the features' bins one after the other.
+        hours: the same by hour; without them rows are taken to be independent.
     """
 
     features: tuple[FeatureBins, ...]
     counts: tuple[int, ...]
+    hours: HourlyProfiles | None = field(default=None, compare=False)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -101,7 +97,7 @@ class ReferenceProfile:
         return self.of(profile, self.features[0].feature).rows
 
     def to_json(self) -> str:
-        """The profile as JSON, as it travels with the model."""
+        """The profile without its hours as JSON, as it travels with the model."""
         features = [
             {"feature": b.feature, "kind": b.kind, "edges": b.edges, "categories": b.categories, "others": b.others}
             for b in self.features
@@ -135,15 +131,24 @@ class ReferenceProfile:
 
 
 def build_reference(
-    frame: pl.DataFrame, features: Sequence[Feature], policy: DriftPolicy, *, extra: Sequence[str] = (SCORE,)
+    frame: pl.DataFrame,
+    features: Sequence[Feature],
+    policy: DriftPolicy,
+    *,
+    extra: Sequence[str] = (SCORE,),
+    timestamp_column: str | None = None,
 ) -> ReferenceProfile:
     """Freeze the bins on the reference data and count it.
+
+    A rare category that occurs on one day only is counted as unseen where it occurs: had that day not been in the
+    reference, it would be. So the reference knows how many new names any day brings.
 
     Args:
         frame: the rows a champion is held to, one column a feature, and the model's scores.
         features: the model's inputs.
         policy: how many bins.
         extra: further numeric columns; by default the score.
+        timestamp_column: UTC time of the rows; None when they have none, and count as independent.
 
     Raises:
         UsageError: the frame lacks a column, or there is nothing to profile.
@@ -156,8 +161,13 @@ def build_reference(
             "Build it from a training set with one column a feature and the model's scores."
         )
     bins = tuple(bins_of(frame.get_column(name), name, kind, policy.bins) for name, kind in kinds.items())
-    counts = [np.bincount(b.assign(frame), minlength=len(b.labels)) for b in bins]
-    return ReferenceProfile(bins, tuple(int(n) for n in np.concatenate(counts)))
+    if timestamp_column is None:
+        counts = np.concatenate([np.bincount(b.assign(frame), minlength=len(b.labels)) for b in bins])
+        return ReferenceProfile(bins, tuple(int(n) for n in counts))
+    hours = hours_of(frame, timestamp_column)
+    whole = ReferenceProfile(bins, (0,) * sum(len(b.labels) for b in bins))
+    by_hour = _count_by_hour(frame, whole, hours, days=hours // DAY_H)
+    return replace(whole, counts=tuple(int(n) for n in by_hour.counts.sum(axis=0)), hours=by_hour)
 
 
 def profile(frame: pl.DataFrame, reference: ReferenceProfile) -> Profile:
@@ -171,9 +181,7 @@ def profile(frame: pl.DataFrame, reference: ReferenceProfile) -> Profile:
     return Profile(reference.fingerprint, np.concatenate(counts))
 
 
-def profile_by_hour(
-    frame: pl.DataFrame, reference: ReferenceProfile, timestamp_column: str
-) -> Mapping[datetime, Profile]:
+def profile_by_hour(frame: pl.DataFrame, reference: ReferenceProfile, timestamp_column: str) -> HourlyProfiles:
     """Count a frame on a reference's bins, each hour by itself, in one pass over the columns.
 
     Args:
@@ -182,32 +190,37 @@ def profile_by_hour(
         timestamp_column: the column that says which hour a row belongs to.
 
     Returns:
-        Profiles by the UTC start of the hour, ascending; hours without rows are left out.
+        Hours without rows are left out.
 
     Raises:
         UsageError: the column is not there, is not a timestamp with a time zone, or holds nulls.
     """
-    dtype = frame.schema.get(timestamp_column)
-    if not isinstance(dtype, pl.Datetime) or dtype.time_zone is None:
-        raise UsageError(
-            f"column {timestamp_column!r} is {dtype}, expected a UTC timestamp (Datetime with time_zone='UTC')."
-        )
-    stamps = frame.get_column(timestamp_column).dt.convert_time_zone("UTC")
-    if stamps.null_count():
-        raise UsageError(
-            f"{stamps.null_count()} of {frame.height} rows have no {timestamp_column!r}; quarantine them first."
-        )
-    epochs, position = np.unique(stamps.dt.epoch("s").to_numpy() // 3600, return_inverse=True)
+    return _count_by_hour(frame, reference, hours_of(frame, timestamp_column))
+
+
+def _count_by_hour(
+    frame: pl.DataFrame, reference: ReferenceProfile, hours: Counts, days: Counts | None = None
+) -> HourlyProfiles:
+    found, position = np.unique(hours, return_inverse=True)
     parts = []
     for bins in reference.features:
+        codes = bins.assign(frame)
+        if days is not None and bins.others:
+            codes = np.where(
+                _of_one_day(frame.get_column(bins.feature), bins, days), bins.labels.index("unseen"), codes
+            )
         width = len(bins.labels)
-        flat = np.bincount(position * width + bins.assign(frame), minlength=epochs.size * width)
-        parts.append(flat.reshape(epochs.size, width))
-    counts = np.concatenate(parts, axis=1)
-    return {
-        datetime.fromtimestamp(int(hour) * 3600, UTC): Profile(reference.fingerprint, row)
-        for hour, row in zip(epochs, counts, strict=True)
-    }
+        flat = np.bincount(position * width + codes, minlength=found.size * width)
+        parts.append(flat.reshape(found.size, width))
+    return HourlyProfiles(reference.fingerprint, found, np.concatenate(parts, axis=1))
+
+
+def _of_one_day(values: pl.Series, bins: FeatureBins, days: Counts) -> NDArray[np.bool_]:
+    """Which rows have a rare category that occurs on no other day."""
+    rows = pl.DataFrame({"value": values.cast(pl.String), "day": days})
+    once = rows.group_by("value").agg(pl.col("day").n_unique() == 1).filter("day").get_column("value")
+    rare = once.filter(once.is_in(pl.Series(bins.others, dtype=pl.String)))
+    return rows.get_column("value").is_in(rare.implode()).fill_null(False).to_numpy()
 
 
 def merge(a: Profile, b: Profile) -> Profile:
@@ -222,68 +235,6 @@ def merge_all(profiles: Iterable[Profile], reference: ReferenceProfile) -> Profi
     for one in found:
         _same_bins(reference.fingerprint, one)
     return Profile(reference.fingerprint, np.sum([one.counts for one in found], axis=0)) if found else reference.empty()
-
-
-def to_rows(profile: Profile, window_start: datetime, reference: ReferenceProfile) -> pl.DataFrame:
-    """A profile as rows for the lake: window_start, reference, feature, bin, count; empty bins are left out.
-
-    Args:
-        profile: counts of one window.
-        window_start: when the window starts, UTC-aware.
-        reference: whose bins they are.
-    """
-    _same_bins(reference.fingerprint, profile)
-    frame = pl.DataFrame(
-        {
-            "feature": [b.feature for b in reference.features for _ in b.labels],
-            "bin": [label for b in reference.features for label in b.labels],
-            "count": profile.counts,
-        },
-        schema_overrides={"feature": pl.String, "bin": pl.String},
-    )
-    return (
-        frame.filter(pl.col("count") > 0)
-        .with_columns(
-            pl.lit(window_start).cast(ROW_SCHEMA["window_start"]).alias("window_start"),
-            pl.lit(reference.fingerprint).alias("reference"),
-        )
-        .select(list(ROW_SCHEMA))
-    )
-
-
-def from_rows(rows: pl.DataFrame, reference: ReferenceProfile) -> Profile:
-    """The sum of the windows in rows that `to_rows` wrote.
-
-    Args:
-        rows: rows of any number of windows, in any order; those of other references are left aside.
-        reference: whose bins to read.
-
-    Raises:
-        StateError: a bin the reference does not have, or features that counted different numbers of rows.
-    """
-    mine = rows.filter(pl.col("reference") == reference.fingerprint)
-    summed = mine.group_by("feature", "bin").agg(pl.col("count").sum())
-    position = {
-        (b.feature, label): reference.starts[b.feature] + i
-        for b in reference.features
-        for i, label in enumerate(b.labels)
-    }
-    counts = np.zeros(len(reference.counts), dtype=np.int64)
-    for feature, label, count in summed.iter_rows():
-        if (feature, label) not in position:
-            raise StateError(
-                f"stored profile has bin {label!r} of {feature!r}, which its reference lacks; profile the window again."
-            )
-        counts[position[feature, label]] = count
-    found = Profile(reference.fingerprint, counts)
-    totals = {b.feature: reference.of(found, b.feature).rows for b in reference.features}
-    if len(set(totals.values())) > 1:
-        low, high = min(totals, key=totals.__getitem__), max(totals, key=totals.__getitem__)
-        raise StateError(
-            f"stored profile counts {totals[low]} rows of {low!r} but {totals[high]} of {high!r}: it was "
-            "written by half; profile the window again."
-        )
-    return found
 
 
 def _same_bins(fingerprint: str, profile: Profile) -> None:

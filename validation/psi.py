@@ -49,12 +49,51 @@ def psi_by_bin(reference_counts: ArrayLike, current_counts: ArrayLike) -> NDArra
     both = np.concatenate([reference, current])
     if not np.isfinite(both).all() or (both < 0).any():
         raise UsageError(f"PSI needs counts that are finite and not negative, got {reference} and {current}.")
-    if not reference.sum() or not current.sum():
-        return np.full(reference.shape, np.nan)
+    return psi_terms(reference, current)
+
+
+def psi_terms(reference: NDArray[np.float64], current: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`psi_by_bin` of many pairs at once, without its checks.
+
+    Args:
+        reference: counts, shape (..., bins).
+        current: counts, the same shape.
+
+    Returns:
+        What each bin adds, the same shape; NaN in pairs with a side that has no rows.
+    """
     # A bin that neither side uses says nothing, and must not turn into a difference of two inventions.
     used = (reference > 0) | (current > 0)
-    p, q = (np.where(used & (counts == 0), EMPTY_BIN_ROWS, counts) for counts in (reference, current))
-    p, q = p / p.sum(), q / q.sum()
-    added = np.zeros(reference.shape)
-    added[used] = (q[used] - p[used]) * np.log(q[used] / p[used])
-    return added
+    sides = []
+    for counts in (reference, current):
+        filled = np.where(used & (counts == 0), EMPTY_BIN_ROWS, counts)
+        rows = np.where(counts.sum(axis=-1, keepdims=True) > 0, filled.sum(axis=-1, keepdims=True), np.nan)
+        sides.append(np.where(used, filled / rows, 1.0))
+    p, q = sides
+    terms: NDArray[np.float64] = (q - p) * np.log(q / p)
+    return np.where(np.isnan(terms.sum(axis=-1, keepdims=True)), np.nan, terms)
+
+
+def chance_of_psi(value: float, reference_rows: float, current_rows: float, bins: int) -> float:
+    """The chance that rows of one distribution, each drawn independently, differ at least this much.
+
+    PSI is then about (1/N + 1/M) times a chi-square with B - 1 degrees of freedom, for N and M rows in B bins.
+    Source: Yurdakul (2018).
+
+    Rows of one day are seldom independent: this is far too sure of itself on anything that the weather or the hour moves
+    (see validation/significance.py).
+
+    Args:
+        value: the index.
+        reference_rows: N.
+        current_rows: M.
+        bins: bins that either side uses.
+
+    Returns:
+        0 to 1; 1 when there is only one bin, NaN when the index is.
+    """
+    if bins < 2:
+        return 1.0
+    from scipy.special import chdtrc
+
+    return float(chdtrc(bins - 1, value / (1.0 / reference_rows + 1.0 / current_rows)))

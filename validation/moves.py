@@ -1,0 +1,184 @@
+"""How far each column has moved, in each of three ways, and how likely chance alone would move it as far."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from datetime import datetime
+from statistics import NormalDist
+from typing import Literal
+
+import numpy as np
+
+from pipelines.spec import DriftPolicy
+from validation.bins import FeatureBins
+from validation.hours import moment_of
+from validation.profile import ReferenceProfile
+from validation.psi import chance_of_psi, psi_terms
+from validation.significance import Column, Floats, Layout, chances, expected_and_seen, rejected
+from validation.windows import Comparison
+
+Kind = Literal["values", "missing", "unseen"]
+KINDS: tuple[Kind, ...] = ("values", "missing", "unseen")
+
+
+@dataclass(frozen=True)
+class Move:
+    """One way in which a column can move.
+
+    Attributes:
+        kind: the distribution of its values, the share of rows without one, or of rows with a category never seen.
+        size: in the newest window: PSI of the values, or the change of the share (-1 to 1).
+        held: the least size of all windows, in the same direction; what is judged.
+        chance: that chance alone moves all windows together at least as far; 1 where they moved too little to ask.
+        level: 0 = not moved, 1 = watched, 2 = drifted.
+        windows: how many there were.
+        most: for people, what moved most.
+    """
+
+    kind: Kind
+    size: float
+    held: float
+    chance: float
+    level: int
+    windows: int
+    most: str
+
+    def told(self) -> str:
+        """The move as a clause with its numbers."""
+        lasting = f" (at least {abs(self.held):.3f} in each of {self.windows} windows)" if self.windows > 1 else ""
+        if self.kind == "values":
+            return f"PSI {self.size:.3f}{lasting}, chance {self.chance:.4f}, most by {self.most}"
+        return f"{self.most}, chance {self.chance:.4f}"
+
+
+def judge_moves(
+    reference: ReferenceProfile, comparison: Comparison, policy: DriftPolicy
+) -> tuple[tuple[Move, ...], ...]:
+    """The moves of every column of the reference, in its order.
+
+    Args:
+        reference: whose bins.
+        comparison: counts of the reference and of the windows.
+        policy: how far matters, and how often chance may be mistaken for a move.
+    """
+    found: list[Move] = []
+    columns: list[Column] = []
+    for bins in reference.features:
+        start = reference.starts[bins.feature]
+        stretch = slice(start, start + len(bins.labels))
+        for kind in KINDS:
+            column = _column(kind, bins, comparison, stretch)
+            columns.append(column)
+            found.append(_measure(kind, bins, column, comparison))
+    asked = [i for i, move in enumerate(found) if abs(move.held) >= _limits(move.kind, policy)[0]]
+    tests = sum(not (move.kind == "unseen" and i // len(KINDS) in _numeric(reference)) for i, move in enumerate(found))
+    if comparison.by_rows:
+        chance = tuple(_chance_of_rows(found[i], columns[i], comparison) for i in asked)
+    else:
+        # The same windows must be judged alike whenever they are judged again.
+        dice = np.random.default_rng(int(reference.fingerprint, 16) % 2**32)
+        layout = Layout(comparison.layout.reference, (np.concatenate(comparison.layout.windows),))
+        # All windows as one: each has moved far enough by itself, and together they know more.
+        some = [replace(columns[i], windows=(np.concatenate(columns[i].windows),)) for i in asked]
+        chance = chances(some, layout, tests, policy.false_alarms, dice) if asked else ()
+    for i, p, real in zip(asked, chance, rejected(chance, tests, policy.false_alarms), strict=True):
+        drifted = abs(found[i].held) >= _limits(found[i].kind, policy)[1]
+        found[i] = replace(found[i], chance=p, level=(2 if drifted else 1) if real else 0)
+    return tuple(tuple(found[i : i + len(KINDS)]) for i in range(0, len(found), len(KINDS)))
+
+
+def since_when(reference: ReferenceProfile, comparison: Comparison, position: int) -> datetime | None:
+    """When a column that has moved began to: after it, its rows look like the newest window; before, like the reference.
+
+    The moment that makes the rows of all windows most likely under these two distributions.
+
+    Args:
+        reference: whose bins.
+        comparison: of the windows.
+        position: of the column in the reference.
+
+    Returns:
+        The start of a block; of the oldest one when the move may be older still. None when rows have no time.
+    """
+    if not all(comparison.starts):
+        return None
+    bins = reference.features[position]
+    start = reference.starts[bins.feature]
+    stretch = slice(start, start + len(bins.labels))
+    order = sorted((s, w, b) for w, starts in enumerate(comparison.starts) for b, s in enumerate(starts))
+    blocks = np.stack([comparison.windows[w][b, stretch] for _, w, b in order]).astype(np.float64)
+    before, after = (
+        (c + 0.5) / (c + 0.5).sum()
+        for c in (comparison.reference[:, stretch].sum(axis=0), comparison.windows[0][:, stretch].sum(axis=0))
+    )
+    # How much better the new distribution explains each block, and so all from it on.
+    gain = (blocks @ np.log(after / before))[::-1].cumsum()[::-1]
+    return moment_of(order[int(np.argmax(gain))][0])
+
+
+def _limits(kind: Kind, policy: DriftPolicy) -> tuple[float, float]:
+    """Sizes from which a column is watched, and has drifted."""
+    if kind == "values":
+        return policy.warn_at, policy.drift_at
+    return policy.share_warn_at, policy.share_drift_at
+
+
+def _numeric(reference: ReferenceProfile) -> set[int]:
+    return {i for i, bins in enumerate(reference.features) if bins.kind == "numeric"}
+
+
+def _column(kind: Kind, bins: FeatureBins, comparison: Comparison, stretch: slice) -> Column:
+    parts = [p[:, stretch] for p in (comparison.reference, *comparison.windows)]
+    if kind == "values":
+        cells = [bins.cell_counts(p) for p in parts]
+        return Column(cells[0], tuple(cells[1:]), _least_psi)
+    count = bins.void_counts if kind == "missing" else bins.unseen_counts
+    cells = [np.stack([p.sum(axis=1) - count(p), count(p)], axis=1) for p in parts]
+    return Column(cells[0], tuple(cells[1:]), _least_change)
+
+
+def _least_psi(expected: Floats, seen: Floats) -> Floats:
+    """The least PSI of all windows, 0 where one has no rows; shape (..., windows, cells) -> (...)."""
+    return np.asarray(np.nan_to_num(psi_terms(expected, seen).sum(axis=-1), nan=0.0).min(axis=-1))
+
+
+def _least_change(expected: Floats, seen: Floats) -> Floats:
+    """How much the share of the second cell has changed at least, in one direction, in all windows."""
+    change = _changes(expected, seen)
+    return np.asarray(np.maximum(np.maximum(change.min(axis=-1), -change.max(axis=-1)), 0.0))
+
+
+def _changes(expected: Floats, seen: Floats) -> Floats:
+    rows = [np.where(c.sum(axis=-1) > 0, c.sum(axis=-1), np.nan) for c in (expected, seen)]
+    return np.nan_to_num(seen[..., 1] / rows[1] - expected[..., 1] / rows[0], nan=0.0)
+
+
+def _measure(kind: Kind, bins: FeatureBins, column: Column, comparison: Comparison) -> Move:
+    """The sizes, before anybody asked for their chance."""
+    expected, seen = expected_and_seen(column, comparison.layout)
+    held = float(column.statistic(expected, seen))
+    was, now = (side[0] / side[0].sum() if side[0].sum() else side[0] * np.nan for side in (expected, seen))
+    if kind == "values":
+        terms = psi_terms(expected[0], seen[0])
+        size = float(terms.sum())
+        worst = 0 if math.isnan(size) else int(np.argmax(terms))
+        most = f"{bins.cells[worst]}: {was[worst]:.1%} -> {now[worst]:.1%} of values"
+    else:
+        size = float(_changes(expected, seen)[0])
+        what = "rows without a value" if kind == "missing" else "rows of a category never seen"
+        most = f"{what} {was[1]:.1%} -> {now[1]:.1%}"
+    return Move(kind, size, held, 1.0, 0, len(column.windows), most)
+
+
+def _chance_of_rows(move: Move, column: Column, comparison: Comparison) -> float:
+    """The chance if rows were independent, of all windows together."""
+    was, now = (side.sum(axis=0) for side in expected_and_seen(column, comparison.layout))
+    was = was / len(column.windows)
+    if move.kind == "values":
+        bins = int(((was > 0) | (now > 0)).sum())
+        return chance_of_psi(float(psi_terms(was, now).sum()), was.sum(), now.sum(), bins)
+    pooled = (was[1] + now[1]) / (was.sum() + now.sum())
+    deviation = math.sqrt(pooled * (1 - pooled) * (1 / was.sum() + 1 / now.sum()))
+    change = abs(now[1] / now.sum() - was[1] / was.sum())
+    return 2 * NormalDist().cdf(-change / deviation) if deviation else 1.0
