@@ -14,7 +14,8 @@ from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
 from features.labels import LABEL, PREDICTIONS, Outcomes, outcomes, predictions
 from features.lake import CREATED_TIMESTAMP, EVENT_TIMESTAMP
 from features.store import ENTITY_KEY
-from flows.context import Context, announce, champion, moment, open_context, predictor
+from flows.context import Context, announce, champion, moment, open_context
+from flows.drift import DriftCheck, check_drift
 from flows.stage import stage
 from perennial.errors import UsageError
 from rollout.ledger import Model
@@ -23,16 +24,13 @@ from serving.predictor import BUNDLE_FILE, read_bundle_file
 from training.decision import RetrainDecision, decide
 from training.history import champion_history
 from validation.contract import ValidationResult, validate
-from validation.coverage import judge_coverage
-from validation.drift import DriftVerdict, detect_drift
+from validation.drift import DriftVerdict
 from validation.log import last_statuses, record_verdicts
 from validation.performance import PerformanceVerdict, measure_performance
-from validation.profile import ReferenceProfile, profile
 from validation.report import drift_table, drift_table_markdown
 from validation.verdict import Status, Verdict
 
 QUARANTINE = "quarantine"
-REFERENCE_FILE = "reference_profile.json"
 PREDICTION = (ENTITY_KEY, EVENT_TIMESTAMP)
 MEASURED = (*PREDICTION, SCORE, MODEL_VERSION, CREATED_TIMESTAMP)
 EVENTS = {
@@ -84,16 +82,10 @@ def validate_window(pipeline: str, since: datetime, until: datetime) -> Validati
 
 
 @stage()
-def find_drift(pipeline: str, rows: pl.DataFrame, model: Model, since: datetime, until: datetime) -> DriftVerdict:
-    """Compare the window's profile with the champion's reference."""
-    spec = open_context(pipeline).spec
-    # Part of the window may have been scored by an earlier champion, whose scores this one's reference does not describe.
-    rows = rows.with_columns(pl.Series(SCORE, predictor(model.uri).predict(rows), dtype=pl.Float64))
-    reference = ReferenceProfile.from_json(read_bundle_file(model.uri, REFERENCE_FILE).decode())
-    importance = json.loads(read_bundle_file(model.uri, BUNDLE_FILE)).get("importance")
-    found = detect_drift(reference, profile(rows, reference), spec.drift, importance)
-    coverage = judge_coverage(rows.get_column(EVENT_TIMESTAMP), since, until)
-    return found if coverage.passed else DriftVerdict(coverage, found.features)
+def find_drift(pipeline: str, model: Model, until: datetime) -> DriftCheck:
+    """Compare the profiles of the last windows with the champion's reference."""
+    context = open_context(pipeline)
+    return check_drift(context, model, until, context.spec.drift, moment(None))
 
 
 @stage()
@@ -150,22 +142,21 @@ async def monitor(pipeline: str = "flights", as_of: datetime | None = None) -> M
     model = champion(context)
     if model is None:
         raise UsageError(f"{pipeline} has no champion to monitor yet; run `perennial retrain {pipeline}` first")
-    since = now - timedelta(seconds=context.spec.drift.window_s)
-    batch = await validate_window(pipeline, since, now)
-    drift = await find_drift(pipeline, batch.valid, model, since, now)
+    batch = await validate_window(pipeline, now - timedelta(seconds=context.spec.drift.watched_s), now)
+    check = await find_drift(pipeline, model, now)
     measured = await measure(pipeline, now, model)
-    verdicts = {"data": batch.verdict, "drift": drift.verdict, "performance": measured.performance.verdict}
+    verdicts = {"data": batch.verdict, "drift": check.drift.verdict, "performance": measured.performance.verdict}
     decision = await decide_retrain(pipeline, verdicts, now)
     news = await find_news(pipeline, verdicts)
     told = tell_labels(measured.labels, context.spec.label.horizon_s)
     get_run_logger().info(told)
-    await publish(pipeline, verdicts, drift, decision, told, (since, now))
-    for check in news:
-        get_run_logger().warning("%s: %s", EVENTS[check], verdicts[check].reason)
+    await publish(pipeline, verdicts, check.drift, decision, told, (check.since, check.until))
+    for name in news:
+        get_run_logger().warning("%s: %s", EVENTS[name], verdicts[name].reason)
         announce(
-            EVENTS[check],
+            EVENTS[name],
             pipeline,
-            {"as_of": now.isoformat(), **verdicts[check].as_dict(), "decision": decision.reason},
+            {"as_of": now.isoformat(), **verdicts[name].as_dict(), "decision": decision.reason},
         )
     if decision.retrain:
         announce("perennial.retrain.needed", pipeline, {"as_of": now.isoformat(), "reason": decision.reason})

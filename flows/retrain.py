@@ -15,7 +15,7 @@ from prefect.artifacts import acreate_markdown_artifact
 from features.labels import LABEL
 from features.lake import EVENT_TIMESTAMP
 from flows.context import announce, champion, moment, open_context, predictor
-from flows.monitor import REFERENCE_FILE
+from flows.drift import reference_files
 from flows.stage import stage
 from perennial.errors import UsageError
 from pipelines.spec import Family
@@ -108,7 +108,7 @@ def write_bundle(pipeline: str, training_set: TrainingSet, candidate: Candidate)
     rows = pl.concat([training_set.train, training_set.holdout])
     recent = rows.filter(pl.col(EVENT_TIMESTAMP) >= training_set.as_of - timedelta(seconds=spec.drift.reference_s))
     scored = recent.with_columns(pl.Series(SCORE, candidate.predict(recent)))
-    reference = build_reference(scored, spec.features, spec.drift)
+    reference = build_reference(scored, spec.features, spec.drift, timestamp_column=EVENT_TIMESTAMP)
     holdout = evaluate(candidate.predict(training_set.holdout), training_set.holdout.get_column(LABEL).to_numpy())
     metadata = {
         "holdout": {k: v for k, v in holdout.items() if math.isfinite(v)},
@@ -122,7 +122,7 @@ def write_bundle(pipeline: str, training_set: TrainingSet, candidate: Candidate)
         work_dir(pipeline, training_set.as_of, candidate.family) / "bundle",
         rows.sample(min(PARITY_ROWS, rows.height), seed=candidate.seed),
         metadata,
-        {REFERENCE_FILE: reference.to_json().encode()},
+        reference_files(reference),
     )
 
 

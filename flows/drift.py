@@ -1,0 +1,90 @@
+"""The last windows of a pipeline's predictions, held against what a model was trained on; for the flow and for a terminal."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import polars as pl
+
+from features.labels import PREDICTIONS, predictions
+from flows.context import Context, predictor
+from perennial.errors import UsageError
+from pipelines.spec import DriftPolicy
+from rollout.ledger import Model
+from serving.batch import MODEL_VERSION, SCORE
+from serving.predictor import BUNDLE_FILE, read_bundle_file
+from validation.drift import DriftVerdict, detect_drift
+from validation.hours import HourlyProfiles, hour_of, moment_of
+from validation.profile import ReferenceProfile
+from validation.profile_log import profiles_between
+from validation.windows import windows_before
+
+REFERENCE_FILE = "reference_profile.json"
+REFERENCE_HOURS_FILE = "reference_hours.parquet"
+
+
+@dataclass(frozen=True)
+class DriftCheck:
+    """What was compared, and what came of it.
+
+    Attributes:
+        drift: the verdict and every column.
+        reference: what the model was trained on.
+        current: the hours that were looked at.
+        since: begin of the oldest window (UTC).
+        until: end of the newest: the last whole hour.
+    """
+
+    drift: DriftVerdict
+    reference: ReferenceProfile
+    current: HourlyProfiles
+    since: datetime
+    until: datetime
+
+
+def check_drift(context: Context, model: Model, until: datetime, policy: DriftPolicy, created: datetime) -> DriftCheck:
+    """Judge the windows before a moment.
+
+    Args:
+        context: of the pipeline.
+        model: whose reference they are held against; its scores are compared, whoever made the predictions.
+        until: UTC.
+        policy: how many windows, how long, and what counts as drift.
+        created: when this is done.
+
+    Raises:
+        StateError: the model has no reference that can be read.
+    """
+    reference = read_reference(model.uri)
+    importance = json.loads(read_bundle_file(model.uri, BUNDLE_FILE)).get("importance")
+    end = moment_of(hour_of(until))
+    begin = end - timedelta(seconds=policy.watched_s)
+
+    def scored(since: datetime, before: datetime) -> pl.DataFrame:
+        rows = predictions(context.lake, since, before)
+        # Another model may have made some of them, whose scores this one's reference does not describe.
+        others = rows.get_column(MODEL_VERSION) != model.version
+        if others.any():
+            own = pl.Series(SCORE, predictor(model.uri).predict(rows), dtype=pl.Float64)
+            rows = rows.with_columns(pl.when(others).then(own).otherwise(SCORE).alias(SCORE))
+        return rows
+
+    current = profiles_between(context.lake, reference, PREDICTIONS, begin, end, scored, created)
+    windows = windows_before(current, reference, end, policy)
+    return DriftCheck(detect_drift(reference, windows, policy, importance), reference, current, begin, end)
+
+
+def reference_files(reference: ReferenceProfile) -> dict[str, bytes]:
+    """The reference as files of a bundle, for `read_reference`."""
+    if reference.hours is None:
+        raise UsageError("the reference has no hours; build it with the rows' timestamp_column.")
+    return {REFERENCE_FILE: reference.to_json().encode(), REFERENCE_HOURS_FILE: reference.hours.to_parquet()}
+
+
+def read_reference(uri: str) -> ReferenceProfile:
+    """The reference that a model's bundle carries; StateError when it has none."""
+    reference = ReferenceProfile.from_json(read_bundle_file(uri, REFERENCE_FILE).decode())
+    hours = HourlyProfiles.from_parquet(read_bundle_file(uri, REFERENCE_HOURS_FILE), reference.fingerprint)
+    return ReferenceProfile(reference.features, reference.counts, hours)
