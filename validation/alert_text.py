@@ -25,8 +25,8 @@ NEXT = {
     "test": "Nothing; alerts arrive here.",
 }
 ELSE = "`perennial monitor {pipeline}` shows how it is now."
-# What chat programs take for a mention or a link: @name, !channel, https://.
-_CALLS = re.compile(r"[@!](?=\S)|:(?=//)")
+# What chat programs take for a mention or a link: @name, !channel, https://. A blank within ends that.
+_CALLS = re.compile(r"[@!](?=[^\s=])|:(?=//)")
 
 
 def title(alert: Alert) -> str:
@@ -50,7 +50,7 @@ def harmless(told: str, most: int = MOST_CHARACTERS) -> str:
     line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in told)
     if len(line) > most:
         line = f"{line[: most - 1]}…"
-    return _CALLS.sub(lambda found: f"{found[0]}\u200b", line)
+    return _CALLS.sub(lambda found: f"{found[0]} ", line)
 
 
 def _body(alert: Alert, code: bool) -> str:

@@ -170,7 +170,7 @@ def _refusal(said: Sequence[str]) -> str:
     codes = {code.value: code.phrase for code in http.HTTPStatus}
     for line in reversed(said):
         answer = re.search(r"\berror=(\d{3})\b", line)
-        if answer:
+        if answer and not answer[1].startswith("2"):
             return f"it answered {answer[1]} {codes.get(int(answer[1]), '')}".rstrip()
     if any("connection error" in line.lower() for line in said):
         return "it cannot be reached, or did not answer in time"
@@ -185,7 +185,13 @@ def _mistake(url: str, position: int) -> str:
     if not schema:
         return f"{where} has no schema such as slack:// or mailtos://; {see}"
     known = {one for plugin in apprise.Apprise().details()["schemas"] for one in _details_schemas(plugin)}
-    if schema not in known and schema not in ("http", "https"):
+    if schema in ("http", "https"):
+        own = "json://" if schema == "http" else "jsons://"
+        return (
+            f"{where} begins with {schema}://, and no service that apprise knows hands out such a URL; a webhook of your "
+            f"own is {own}HOST/PATH; {see}"
+        )
+    if schema not in known:
         return f"{where} begins with {schema}://, which apprise does not know; {see}"
     return f"{where}, {schema}://, lacks a part or has one too many, or a sign that must be percent-encoded; {see}"
 
