@@ -111,6 +111,25 @@ def test_a_reminder_and_a_recovery_say_since_when_it_was_told() -> None:
     assert recovery.finding.headline == "so it is"
 
 
+def test_a_recovery_has_the_gravest_of_what_it_ends() -> None:
+    history = [told_by(tell(fails(hour, "a", severity=how), [])[0]) for hour, how in enumerate(reversed(Severity))]
+    (recovery,) = tell(passes(3), history)
+    assert recovery.finding.severity is Severity.CRITICAL
+
+
+def test_a_check_that_was_told_of_at_this_very_moment_tells_no_more() -> None:
+    # Which of two messages of one moment was the later, the record does not know.
+    alert = [told_by(tell(fails(0, "a"), [])[0])]
+    assert tell(fails(0, "a", "b", severity=Severity.CRITICAL), alert) == ()
+    assert tell(passes(0), alert) == ()
+
+
+def test_a_check_that_passes_with_a_finding_is_not_over() -> None:
+    history = [told_by(tell(fails(0, "a"), [])[0])]
+    watched = drift(Severity.WARNING, "a")
+    assert due("shop", [watched], {"drift": Verdict(Status.PASS, "watched")}, history, POLICY, "", T0 + HOUR) == ()
+
+
 def test_a_beginning_that_the_check_knows_is_kept() -> None:
     known = drift(Severity.WARNING, "a", since=T0 - 9 * HOUR)
     (alert,) = due("shop", [known], {}, [], POLICY, "", T0)
