@@ -61,7 +61,9 @@ def local_addresses(ports: StackPorts) -> dict[str, str]:
 
 def child_environment(settings: Settings, addresses: Mapping[str, str], *, own_prefect: bool) -> dict[str, str]:
     """The environment in which every child, and every flow that the worker starts, finds the whole stack."""
-    told = settings.model_dump(mode="json", include=settings.model_fields_set - {"home", "pipelines_dir"})
+    told = settings.model_dump(mode="json", include=settings.model_fields_set - {"home", "pipelines_dir", "alert_urls"})
+    if "alert_urls" in settings.model_fields_set:
+        told["alert_urls"] = settings.alert_urls.get_secret_value()  # a dump has asterisks in its place
     if settings.pipelines_dir is not None:
         told["pipelines_dir"] = str(settings.pipelines_dir.expanduser().resolve())
     told |= {"home": str(settings.root), **addresses}

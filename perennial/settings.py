@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from perennial.errors import UsageError
@@ -42,6 +42,9 @@ class Settings(BaseSettings):
     )
     schema_registry_url: str = Field("", description="Confluent schema registry, for topics in Avro.")
     pushgateway_url: str = Field("", description="Prometheus Pushgateway that each ingest run reports to.")
+    alert_urls: SecretStr = Field(
+        SecretStr(""), description="Where alerts go: apprise URLs, separated by blanks. They hold passwords and tokens."
+    )
     scoring_url: str = Field("http://127.0.0.1:8000", description="Address of the scoring service.")
     pipelines_dir: Path | None = Field(None, description="One more folder of pipelines.")
     mlflow_tracking_uri: str = Field("http://127.0.0.1:5000", validation_alias="MLFLOW_TRACKING_URI")

@@ -314,6 +314,16 @@ class RolloutPolicy(Spec):
     )
 
 
+class AlertPolicy(Spec):
+    """When people are told again."""
+
+    cooldown_s: int = Field(
+        86_400,
+        gt=0,
+        description="Seconds in which what was told is not told again; after them, what still lasts is told as a reminder.",
+    )
+
+
 class PipelineSpec(Spec):
     """A model kept fresh."""
 
@@ -334,6 +344,7 @@ class PipelineSpec(Spec):
     retrain: RetrainPolicy = RetrainPolicy()
     gate: GatePolicy = GatePolicy()
     rollout: RolloutPolicy = RolloutPolicy()
+    alerts: AlertPolicy = AlertPolicy()
     replay: Callable[[datetime, datetime], Mapping[str, pl.DataFrame]] = Field(
         description="[start, end) in UTC -> historical events by topic, each in its event's schema, sorted by event time."
     )

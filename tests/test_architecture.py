@@ -20,6 +20,7 @@ HEAVY = (
     "great_expectations",
     "evidently",
     "prefect",
+    "apprise",
     "lightgbm",
     "onnxruntime",
     "pyiceberg",
@@ -81,12 +82,13 @@ def test_a_pipeline_needs_nothing_but_its_contract() -> None:
 
 
 @pytest.mark.parametrize(
-    "library", ["great_expectations", "evidently", "feast", "kafka", "pyiceberg", "mlflow", "redis"]
+    "library", ["great_expectations", "evidently", "feast", "kafka", "pyiceberg", "mlflow", "redis", "apprise"]
 )
 def test_each_foreign_system_is_known_to_few_modules(library: str) -> None:
     known_to = {
         "great_expectations": ["validation/contract.py"],
         "evidently": ["validation/report.py"],
+        "apprise": ["validation/notify.py"],
         "feast": [
             "features/feast_lake.py",
             "features/feast_online.py",

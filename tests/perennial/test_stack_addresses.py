@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from pydantic import SecretStr
 
 from perennial.addresses import child_environment, given_addresses, local_addresses
 from perennial.deploy import write_deployments
@@ -46,6 +47,13 @@ def test_the_file_of_a_stack_that_is_gone_gives_no_address(tmp_path: Path, monke
     assert given_addresses(settings) == {}
     monkeypatch.setenv("PERENNIAL_SCORING_URL", addresses["scoring_url"])
     assert given_addresses(Settings(home=tmp_path)) == {"scoring_url": addresses["scoring_url"]}
+
+
+def test_children_are_told_where_alerts_go_and_not_asterisks(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path, alert_urls=SecretStr("json://kim:pa55w0rd@example.com"))
+    told = child_environment(settings, {}, own_prefect=True)
+    assert told["PERENNIAL_ALERT_URLS"] == "json://kim:pa55w0rd@example.com"
+    assert "PERENNIAL_ALERT_URLS" not in child_environment(Settings(home=tmp_path), {}, own_prefect=True)
 
 
 def test_children_are_told_the_home_every_address_and_every_setting_that_was_made(tmp_path: Path) -> None:

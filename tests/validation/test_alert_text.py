@@ -1,0 +1,97 @@
+"""What people read."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given
+
+from validation.alert_text import harmless, markdown, text, title
+from validation.alerts import Alert, Finding, Kind, Moved, Severity
+
+AT = datetime(2026, 5, 1, 12, 30, tzinfo=UTC)
+SINCE = datetime(2026, 4, 30, 9, tzinfo=UTC)
+MOVED = tuple(Moved(f"column_{n}", f"PSI 0.{n}") for n in (9, 8, 7, 6, 5, 4, 3))
+DRIFT = Finding("drift", Severity.WARNING, "7 of 9 columns drifted", MOVED, SINCE, "https://mlflow.example/report")
+
+
+def alert(finding: Finding = DRIFT, kind: Kind = "alert", decision: str = "no retrain: cooldown") -> Alert:
+    return Alert("shop", kind, finding, decision, AT)
+
+
+def test_the_title_says_how_grave_it_is_whose_and_what() -> None:
+    assert title(alert()) == "WARNING shop: drift"
+    assert title(alert(kind="reminder")) == "Still: WARNING shop: drift"
+    assert title(alert(kind="recovery")) == "Recovered: shop: drift"
+
+
+def test_the_text_says_what_moved_how_much_since_when_what_was_decided_where_the_report_is_and_what_to_do() -> None:
+    lines = text(alert()).splitlines()
+    assert lines[:9] == [
+        "7 of 9 columns drifted",
+        "",
+        "What moved:",
+        "- column_9: PSI 0.9",
+        "- column_8: PSI 0.8",
+        "- column_7: PSI 0.7",
+        "- column_6: PSI 0.6",
+        "- column_5: PSI 0.5",
+        "- and 2 more",
+    ]
+    assert lines[9:14] == [
+        "",
+        "Since: 2026-04-30 09:00 UTC",
+        "As of: 2026-05-01 12:30 UTC",
+        "Decision: no retrain: cooldown",
+        "Report: https://mlflow.example/report",
+    ]
+    assert lines[14].startswith("What to do: ")
+    assert "perennial retrain shop" in lines[14]
+    assert len(lines) == 15
+
+
+def test_a_recovery_says_how_it_is_now_and_asks_for_nothing() -> None:
+    over = Finding("drift", Severity.WARNING, "none of 9 columns drifted", since=SINCE)
+    assert text(alert(over, "recovery")).splitlines() == [
+        "none of 9 columns drifted",
+        "",
+        "Over at: 2026-05-01 12:30 UTC",
+        "Told since: 2026-04-30 09:00 UTC",
+        "Decision: no retrain: cooldown",
+    ]
+
+
+def test_what_is_not_known_has_no_line() -> None:
+    told = text(alert(Finding("freshness", Severity.INFO, "old"), decision=""))
+    assert [line.split(":")[0] for line in told.splitlines()] == ["old", "", "As of", "What to do"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["*bold*", "_x_", "[click](http://evil)", "`end` code", "# head", "<b>tag</b>", "a\nb", "<!channel>", "@everyone"],
+)
+def test_in_markdown_names_from_outside_are_code_on_one_line(name: str) -> None:
+    told = markdown(alert(Finding("drift", Severity.WARNING, "moved", (Moved(name, "PSI 1"),))))
+    line = told.splitlines()[3]
+    # One code span, which holds all of it.
+    assert re.fullmatch(r"- `[^`]+: PSI 1`", line)
+
+
+@given(st.text() | st.text(alphabet="@!:/<>= a`\n"))
+def test_no_text_from_outside_breaks_a_line_calls_people_or_is_a_link(told: str) -> None:
+    line = harmless(told)
+    assert line.isprintable()
+    assert not re.search(r"[@!][^\s=]|://", line)
+    assert len(line) - line.count(" ") <= 600
+
+
+def test_what_calls_nobody_is_left_as_it_is() -> None:
+    assert harmless("PSI 0.4 >= 0.25 & a != b: 12.0% -> 30.0%!") == "PSI 0.4 >= 0.25 & a != b: 12.0% -> 30.0%!"
+
+
+def test_long_text_is_cut_where_it_says_so() -> None:
+    assert harmless("x" * 601) == "x" * 599 + "…"
+    assert harmless("x" * 600) == "x" * 600

@@ -1,0 +1,246 @@
+"""When people are told, and what."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given
+
+from pipelines.spec import AlertPolicy
+from validation.alerts import Alert, Finding, Kind, Moved, Severity, Told, due, findings_of, told_by
+from validation.drift import DriftVerdict, FeatureDrift
+from validation.verdict import Status, Verdict
+
+T0 = datetime(2026, 5, 1, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+POLICY = AlertPolicy(cooldown_s=6 * 3_600)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One monitoring run of one check: when, how it ended, and what moved if it failed."""
+
+    hour: int
+    status: Status
+    severity: Severity = Severity.WARNING
+    moved: frozenset[str] = frozenset()
+
+    @property
+    def as_of(self) -> datetime:
+        return T0 + self.hour * HOUR
+
+
+def drift(severity: Severity = Severity.WARNING, *moved: str, since: datetime | None = None) -> Finding:
+    return Finding("drift", severity, "moved", tuple(Moved(name, "PSI 0.4") for name in moved), since)
+
+
+def tell(run: Run, history: Iterable[Told]) -> tuple[Alert, ...]:
+    findings = [drift(run.severity, *sorted(run.moved))] if run.status is Status.FAIL else []
+    return due("shop", findings, {"drift": Verdict(run.status, "so it is")}, history, POLICY, "no retrain", run.as_of)
+
+
+def told(runs: Iterable[Run]) -> list[tuple[int, Kind]]:
+    """Every message, as the hour and kind, when each run is followed by the next."""
+    history: list[Told] = []
+    for run in runs:
+        history += [told_by(alert) for alert in tell(run, history)]
+    return [(int((t.as_of - T0) / HOUR), t.kind) for t in history]
+
+
+def fails(hour: int, *moved: str, severity: Severity = Severity.WARNING) -> Run:
+    return Run(hour, Status.FAIL, severity, frozenset(moved))
+
+
+def passes(hour: int) -> Run:
+    return Run(hour, Status.PASS)
+
+
+def test_a_condition_alerts_once_and_its_end_is_told_once() -> None:
+    assert told([fails(0, "a"), fails(1, "a"), fails(5, "a"), passes(6), passes(7)]) == [(0, "alert"), (6, "recovery")]
+
+
+def test_what_lasts_is_told_again_after_each_cooldown() -> None:
+    assert told(fails(hour, "a") for hour in range(14)) == [(0, "alert"), (6, "reminder"), (12, "reminder")]
+
+
+def test_one_more_column_alerts_at_once_and_one_less_does_not() -> None:
+    assert told([fails(0, "a"), fails(1, "a", "b"), fails(2, "b"), fails(3, "a")]) == [(0, "alert"), (1, "alert")]
+
+
+def test_a_graver_finding_alerts_at_once_and_a_lesser_one_does_not() -> None:
+    graver = fails(1, "a", severity=Severity.CRITICAL)
+    assert told([fails(0, "a"), graver, fails(2, "a")]) == [(0, "alert"), (1, "alert")]
+
+
+def test_what_comes_and_goes_within_the_cooldown_alerts_once_and_alerts_anew_after_it() -> None:
+    flapping = [fails(0, "a"), passes(1), fails(2, "a"), passes(3), fails(4, "a"), fails(6, "a")]
+    assert told(flapping) == [(0, "alert"), (1, "recovery"), (6, "alert")]
+
+
+@pytest.mark.parametrize("status", [Status.INCONCLUSIVE, Status.ERROR])
+def test_only_a_pass_is_a_recovery(status: Status) -> None:
+    runs = [fails(0, "a"), Run(1, status), Run(9, status), passes(10)]
+    assert told(runs) == [(0, "alert"), (10, "recovery")]
+
+
+def test_a_check_that_was_not_made_tells_nothing() -> None:
+    history = [Told("drift", "alert", Severity.WARNING, frozenset({"a"}), T0)]
+    assert due("shop", [], {"data": Verdict(Status.PASS, "fine")}, history, POLICY, "", T0 + HOUR) == ()
+
+
+def test_a_pass_that_was_preceded_by_no_alert_tells_nothing() -> None:
+    assert told([passes(0), Run(1, Status.INCONCLUSIVE), passes(2)]) == []
+
+
+def test_what_was_told_of_a_later_moment_does_not_silence_an_earlier_one() -> None:
+    later = Told("drift", "alert", Severity.CRITICAL, frozenset({"a"}), T0 + 1_000 * HOUR)
+    (alert,) = tell(fails(0, "a"), [later])
+    assert alert.kind == "alert"
+
+
+def test_a_reminder_and_a_recovery_say_since_when_it_was_told() -> None:
+    first = told_by(tell(fails(0, "a"), [])[0])
+    (reminder,) = tell(fails(6, "a"), [first])
+    (recovery,) = tell(passes(7), [first, told_by(reminder)])
+    assert [reminder.finding.since, recovery.finding.since] == [T0, T0]
+    assert recovery.finding.headline == "so it is"
+
+
+def test_a_recovery_has_the_gravest_of_what_it_ends() -> None:
+    history = [told_by(tell(fails(hour, "a", severity=how), [])[0]) for hour, how in enumerate(reversed(Severity))]
+    (recovery,) = tell(passes(3), history)
+    assert recovery.finding.severity is Severity.CRITICAL
+
+
+def test_a_check_that_was_told_of_at_this_very_moment_tells_no_more() -> None:
+    # Which of two messages of one moment was the later, the record does not know.
+    alert = [told_by(tell(fails(0, "a"), [])[0])]
+    assert tell(fails(0, "a", "b", severity=Severity.CRITICAL), alert) == ()
+    assert tell(passes(0), alert) == ()
+
+
+def test_a_check_that_passes_with_a_finding_is_not_over() -> None:
+    history = [told_by(tell(fails(0, "a"), [])[0])]
+    watched = drift(Severity.WARNING, "a")
+    assert due("shop", [watched], {"drift": Verdict(Status.PASS, "watched")}, history, POLICY, "", T0 + HOUR) == ()
+
+
+def test_a_beginning_that_the_check_knows_is_kept() -> None:
+    known = drift(Severity.WARNING, "a", since=T0 - 9 * HOUR)
+    (alert,) = due("shop", [known], {}, [], POLICY, "", T0)
+    assert alert.finding.since == T0 - 9 * HOUR
+
+
+def test_the_gravest_comes_first_and_recoveries_come_last() -> None:
+    history = [Told("data", "alert", Severity.CRITICAL, frozenset(), T0)]
+    findings = [drift(), Finding("performance", Severity.CRITICAL, "worse")]
+    verdicts = {"data": Verdict(Status.PASS, "fine")}
+    alerts = due("shop", findings, verdicts, history, POLICY, "no retrain", T0 + HOUR)
+    assert [(a.kind, a.finding.check) for a in alerts] == [
+        ("alert", "performance"),
+        ("alert", "drift"),
+        ("recovery", "data"),
+    ]
+    assert {a.decision for a in alerts} == {"no retrain"}
+
+
+hours = st.lists(st.integers(1, 8), min_size=1, max_size=25).map(lambda steps: list(itertools.accumulate(steps)))
+conditions = st.tuples(
+    st.sampled_from([Status.FAIL, Status.FAIL, Status.PASS, Status.INCONCLUSIVE, Status.ERROR]),
+    st.sampled_from([Severity.WARNING, Severity.CRITICAL]),
+    st.frozensets(st.sampled_from("abc")),
+)
+histories = hours.flatmap(
+    lambda at: st.lists(conditions, min_size=len(at), max_size=len(at)).map(
+        lambda ends: [Run(hour, *end) for hour, end in zip(at, ends, strict=True)]
+    )
+)
+
+
+@given(histories)
+def test_whatever_happens_nobody_is_told_twice_within_a_cooldown_and_nobody_is_left_in_the_dark(
+    runs: list[Run],
+) -> None:
+    cooldown = timedelta(seconds=POLICY.cooldown_s)
+    history: list[Told] = []
+    last_of: dict[tuple[Severity, frozenset[str]], datetime] = {}
+    is_open = False
+    for run in runs:
+        alerts = tell(run, history)
+        assert len(alerts) <= 1
+        history += [told_by(alert) for alert in alerts]
+        kinds = [alert.kind for alert in alerts]
+        if run.status is Status.PASS:
+            assert kinds == (["recovery"] if is_open else [])
+            is_open = False
+        elif run.status is Status.FAIL:
+            assert kinds in ([], ["alert"], ["reminder"] if is_open else ["alert"])
+            # Whoever looks back over one cooldown finds it all: as grave, and every column.
+            recent = [t for t in history if t.kind != "recovery" and run.as_of - t.as_of < cooldown]
+            assert max(t.severity for t in recent) >= run.severity
+            assert run.moved <= frozenset().union(*(t.moved for t in recent))
+            if kinds:
+                condition = run.severity, run.moved
+                assert condition not in last_of or run.as_of - last_of[condition] >= cooldown
+                last_of[condition] = run.as_of
+                is_open = True
+        else:
+            assert kinds == []
+
+
+@given(histories, st.randoms())
+def test_runs_that_are_repeated_tell_nothing_new_whatever_the_order_of_the_record(
+    runs: list[Run], chance: st.DataObject
+) -> None:
+    history: list[Told] = []
+    for run in runs:
+        history += [told_by(alert) for alert in tell(run, history)]
+    # Killed between sending and recording, a message is there twice.
+    record = history + history
+    chance.shuffle(record)
+    assert [tell(run, record) for run in runs] == [()] * len(runs)
+    after = Run(runs[-1].hour + 3, Status.FAIL, Severity.CRITICAL, frozenset("ab"))
+    assert tell(after, record) == tell(after, history)
+
+
+def feature(name: str, status: Status, watched: bool = False) -> FeatureDrift:
+    return FeatureDrift(name, 0.4, 0.0, 0.0, status, f"PSI of {name}", watched)
+
+
+def test_findings_are_the_checks_that_fail_or_could_not_run() -> None:
+    verdicts = {
+        "data": Verdict(Status.ERROR, "no contract"),
+        "drift": Verdict(Status.FAIL, "2 of 4 columns drifted: b: PSI of b; a: PSI of a"),
+        "performance": Verdict(Status.INCONCLUSIVE, "too few"),
+        "freshness": Verdict(Status.FAIL, "old"),
+        "labels": Verdict(Status.PASS, "fine"),
+    }
+    moved = DriftVerdict(
+        verdicts["drift"],
+        (
+            feature("b", Status.FAIL),
+            feature("a", Status.FAIL),
+            feature("c", Status.PASS, watched=True),
+            feature("d", Status.PASS),
+        ),
+    )
+    data, drifted, old = findings_of(verdicts, moved, since={"drift": T0}, links={"data": "http://docs/data"})
+    assert data == Finding("data", Severity.WARNING, "the check could not run: no contract", link="http://docs/data")
+    assert (drifted.severity, drifted.headline, drifted.since) == (
+        Severity.WARNING,
+        "2 of 4 columns drifted",
+        T0,
+    )
+    assert drifted.moved == (Moved("b", "PSI of b"), Moved("a", "PSI of a"))
+    assert (old.check, old.severity, old.headline) == ("freshness", Severity.WARNING, "old")
+
+
+def test_bad_data_and_bad_answers_are_critical() -> None:
+    verdicts = {check: Verdict(Status.FAIL, "bad") for check in ("data", "performance")}
+    found = findings_of(verdicts, DriftVerdict(Verdict(Status.PASS, "fine"), ()))
+    assert [f.severity for f in found] == [Severity.CRITICAL] * 2

@@ -1,0 +1,85 @@
+"""An alert as people read it, as plain text and as Markdown.
+
+Names of columns and categories come from outside. In Markdown they are code, which no reader of it takes for formatting;
+and nowhere may they call people by name or become links.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+
+from validation.alerts import Alert, Kind
+
+MOST_MOVED = 5
+"""How many of the things that moved a message names."""
+MOST_CHARACTERS = 600
+
+HEADS: dict[Kind, str] = {"alert": "", "reminder": "Still: ", "recovery": "Recovered: "}
+NEXT = {
+    "data": "Mend the source of these rows or, if they are right, the contract. Until then nothing is trained on them.",
+    "drift": "Look whether the source broke or the world moved. A broken source is mended there; a world that moved is "
+    "learned by a retrain: `perennial retrain {pipeline}` does it now.",
+    "performance": "Look at what else moved. `perennial retrain {pipeline}` fits a candidate now; if the model is the "
+    "mistake, `perennial rollback {pipeline} --reason WHY` returns to the one before it.",
+    "test": "Nothing; alerts arrive here.",
+}
+ELSE = "`perennial monitor {pipeline}` shows how it is now."
+# What chat programs take for a mention or a link: @name, !channel, https://. A blank within ends that.
+_CALLS = re.compile(r"[@!](?=[^\s=])|:(?=//)")
+
+
+def title(alert: Alert) -> str:
+    """One line: how grave, whose, what."""
+    severity = "" if alert.kind == "recovery" else f"{alert.finding.severity.name} "
+    return f"{HEADS[alert.kind]}{severity}{harmless(alert.pipeline)}: {harmless(alert.finding.check)}"
+
+
+def text(alert: Alert) -> str:
+    """The message as plain text."""
+    return _body(alert, code=False)
+
+
+def markdown(alert: Alert) -> str:
+    """The message as Markdown that Slack, Discord and CommonMark read alike: only code and lists."""
+    return _body(alert, code=True)
+
+
+def harmless(told: str, most: int = MOST_CHARACTERS) -> str:
+    """Text from outside on one line: nothing that does not print, calls people or is a link; cut to `most` characters."""
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in told)
+    if len(line) > most:
+        line = f"{line[: most - 1]}…"
+    return _CALLS.sub(lambda found: f"{found[0]} ", line)
+
+
+def _body(alert: Alert, code: bool) -> str:
+    finding = alert.finding
+
+    def outside(told: str) -> str:
+        line = harmless(told)
+        # Nothing escapes a backtick within code that all of these readers know.
+        return f"`{line.replace('`', chr(39))}`" if code else line
+
+    lines = [outside(finding.headline)]
+    if finding.moved:
+        lines += ["", "What moved:", *(f"- {outside(f'{m.name}: {m.how}')}" for m in finding.moved[:MOST_MOVED])]
+        more = len(finding.moved) - MOST_MOVED
+        lines += [f"- and {more} more"] if more > 0 else []
+    lines.append("")
+    if alert.kind == "recovery":
+        lines += [f"Over at: {_at(alert.as_of)}"]
+        lines += [f"Told since: {_at(finding.since)}"] if finding.since else []
+    else:
+        lines += [f"Since: {_at(finding.since)}"] if finding.since else []
+        lines += [f"As of: {_at(alert.as_of)}"]
+    lines += [f"Decision: {outside(alert.decision)}"] if alert.decision else []
+    lines += [f"Report: {finding.link}"] if finding.link else []
+    if alert.kind != "recovery":
+        do = NEXT.get(finding.check, ELSE).format(pipeline=alert.pipeline)
+        lines += [f"What to do: {do if code else do.replace('`', '')}"]
+    return "\n".join(lines)
+
+
+def _at(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M} UTC"

@@ -1,0 +1,214 @@
+"""What people are told, and when: each condition once, a reminder while it lasts, and that it is over.
+
+    quiet --finding--> open --PASS--> quiet        each arrow is a message: alert, then recovery
+                       open --cooldown--> open     reminder
+                       open --graver, one more column--> open   alert
+
+What was said within the cooldown is not said again, whatever happened in between. A check that is INCONCLUSIVE or could
+not run ends nothing: only a PASS does.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Literal
+
+from pipelines.spec import AlertPolicy
+from validation.drift import DriftVerdict
+from validation.verdict import Status, Verdict
+
+Kind = Literal["alert", "reminder", "recovery"]
+
+
+class Severity(enum.IntEnum):
+    """How much it matters, least first, so that `max` is the gravest."""
+
+    INFO = 0
+    WARNING = 1
+    CRITICAL = 2
+
+
+# Drift asks whether the model still fits; bad data and bad answers are harm that is being done.
+SEVERITIES: Mapping[str, Severity] = {
+    "data": Severity.CRITICAL,
+    "drift": Severity.WARNING,
+    "performance": Severity.CRITICAL,
+}
+
+
+@dataclass(frozen=True)
+class Moved:
+    """One thing that moved: its name, and how far as a clause with numbers."""
+
+    name: str
+    how: str
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check found wrong.
+
+    Attributes:
+        check: "data", "drift", "performance" or another.
+        severity: how much it matters.
+        headline: a sentence with the numbers.
+        moved: what moved, worst first; empty where the check does not look at columns.
+        since: when it began; None = it is not known.
+        link: address of the report; None = there is none.
+    """
+
+    check: str
+    severity: Severity
+    headline: str
+    moved: tuple[Moved, ...] = ()
+    since: datetime | None = None
+    link: str | None = None
+
+
+@dataclass(frozen=True)
+class Alert:
+    """A message to people.
+
+    Attributes:
+        pipeline: whose it is.
+        kind: "alert" = it is new, "reminder" = it lasts, "recovery" = it is over.
+        finding: what it is about; of a recovery, what the check says now, since when it had been told.
+        decision: what was decided about a retrain, as a sentence; empty = nothing was.
+        as_of: the moment it speaks of (UTC).
+    """
+
+    pipeline: str
+    kind: Kind
+    finding: Finding
+    decision: str
+    as_of: datetime
+
+
+@dataclass(frozen=True)
+class Told:
+    """What somebody was told once: of an `Alert` as much as decides what is told next."""
+
+    check: str
+    kind: Kind
+    severity: Severity
+    moved: frozenset[str]
+    as_of: datetime
+
+
+def findings_of(
+    verdicts: Mapping[str, Verdict],
+    drift: DriftVerdict,
+    since: Mapping[str, datetime] | None = None,
+    links: Mapping[str, str] | None = None,
+) -> tuple[Finding, ...]:
+    """What a monitoring run found wrong: its checks that FAIL or could not run.
+
+    Args:
+        verdicts: by check.
+        drift: the columns behind the verdict of "drift".
+        since: when each check began to fail, where it is known.
+        links: address of each check's report, where there is one.
+    """
+    since, links = since or {}, links or {}
+    found = []
+    for check, verdict in verdicts.items():
+        if verdict.status not in (Status.ERROR, Status.FAIL):
+            continue
+        failed = verdict.status is Status.FAIL
+        severity = SEVERITIES.get(check, Severity.WARNING) if failed else Severity.WARNING
+        headline = verdict.reason if failed else f"the check could not run: {verdict.reason}"
+        moved: tuple[Moved, ...] = ()
+        if check == "drift" and failed and drift.drifted:
+            headline = f"{len(drift.drifted)} of {len(drift.features)} columns drifted"
+            moved = tuple(Moved(f.feature, f.reason) for f in drift.drifted)
+        found.append(Finding(check, severity, headline, moved, since.get(check), links.get(check)))
+    return tuple(found)
+
+
+def due(
+    pipeline: str,
+    findings: Iterable[Finding],
+    verdicts: Mapping[str, Verdict],
+    history: Iterable[Told],
+    policy: AlertPolicy,
+    decision: str,
+    as_of: datetime,
+) -> tuple[Alert, ...]:
+    """The messages that are due now to somebody who was told `history`.
+
+    A finding that was told within the cooldown, as grave and with all its columns, is not told again; nor is anything
+    of a check that was told of at this very moment, so that a run that is repeated says nothing twice. What was told
+    of later moments is not known yet.
+
+    Args:
+        pipeline: whose checks they are.
+        findings: of this run, one a check.
+        verdicts: of this run; a check that PASSes and has no finding is over.
+        history: what was told, in any order; twice counts as once.
+        policy: the cooldown.
+        decision: what was decided about a retrain.
+        as_of: the moment (UTC).
+
+    Returns:
+        The gravest first, recoveries last.
+    """
+    by_check: dict[str, list[Told]] = {}
+    for told in sorted(history, key=lambda t: t.as_of):
+        if told.as_of <= as_of:
+            by_check.setdefault(told.check, []).append(told)
+    wrong = {finding.check: finding for finding in findings}
+    alerts = []
+    for finding in sorted(wrong.values(), key=lambda f: -f.severity):
+        kind = _kind(finding, by_check.get(finding.check, []), timedelta(seconds=policy.cooldown_s), as_of)
+        if kind:
+            alerts.append(
+                Alert(pipeline, kind, _dated(finding, by_check.get(finding.check, []), as_of), decision, as_of)
+            )
+    for check, told_of in by_check.items():
+        episode = _episode(told_of)
+        over = check in verdicts and verdicts[check].passed and check not in wrong
+        if over and episode and told_of[-1].as_of < as_of:
+            gravest = max(told.severity for told in episode)
+            finding = Finding(check, gravest, verdicts[check].reason, since=episode[0].as_of)
+            alerts.append(Alert(pipeline, "recovery", finding, decision, as_of))
+    return tuple(alerts)
+
+
+def told_by(alert: Alert) -> Told:
+    """What an alert leaves with those who got it."""
+    finding = alert.finding
+    return Told(finding.check, alert.kind, finding.severity, frozenset(m.name for m in finding.moved), alert.as_of)
+
+
+def _kind(finding: Finding, told_of: list[Told], cooldown: timedelta, as_of: datetime) -> Kind | None:
+    """As what a finding is told; None if it is not."""
+    if told_of and told_of[-1].as_of == as_of:
+        return None
+    problems = [told for told in told_of if told.kind != "recovery"]
+    if _covers([told for told in problems if as_of - told.as_of < cooldown], finding):
+        return None
+    return "reminder" if _covers(_episode(told_of), finding) else "alert"
+
+
+def _covers(told_of: list[Told], finding: Finding) -> bool:
+    """Whether all of it was told: as grave, and every column."""
+    names = {name for told in told_of for name in told.moved}
+    return any(t.severity >= finding.severity for t in told_of) and all(m.name in names for m in finding.moved)
+
+
+def _episode(told_of: list[Told]) -> list[Told]:
+    """What was told since the last recovery."""
+    ends = [number for number, told in enumerate(told_of) if told.kind == "recovery"]
+    return told_of[ends[-1] + 1 :] if ends else told_of
+
+
+def _dated(finding: Finding, told_of: list[Told], as_of: datetime) -> Finding:
+    """The finding with when it began: as the check knows it, else since it has been told, else now."""
+    if finding.since:
+        return finding
+    episode = _episode(told_of)
+    since = episode[0].as_of if episode else as_of
+    return replace(finding, since=since)
