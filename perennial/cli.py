@@ -11,6 +11,7 @@ import typer
 
 from perennial import alert_commands, dead_letter_commands, feature_commands, lake_commands
 from perennial.arguments import AsOf, PipelineName, moment
+from perennial.drift_commands import drift
 from perennial.errors import PerennialError, UnreachableError, UsageError
 from perennial.wording import counted
 
@@ -29,6 +30,8 @@ app.add_typer(feature_commands.app, name="features")
 app.add_typer(lake_commands.app, name="lake")
 app.add_typer(dead_letter_commands.app, name="dead-letters")
 app.add_typer(alert_commands.app, name="alerts")
+
+app.command()(drift)
 
 T = TypeVar("T")
 

@@ -1,0 +1,99 @@
+"""`perennial drift`."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from perennial.arguments import AsOf, PipelineName, moment
+from perennial.errors import UsageError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from flows.context import Context
+    from pipelines.spec import DriftPolicy
+    from rollout.ledger import Model
+    from validation.drift import DriftVerdict
+
+UNITS = {"h": 3_600, "d": 86_400}
+
+
+def drift(
+    pipeline: PipelineName,
+    window: Annotated[
+        str | None, typer.Option(help="One window of this length, such as 6h or 7d; default the pipeline's windows.")
+    ] = None,
+    against: Annotated[str, typer.Option(help="Whose reference: `champion`, or a version such as 7.")] = "champion",
+    as_of: AsOf = None,
+) -> None:
+    """Has the data moved: every column against what a model was trained on. Status 0 only if none has; nothing is sent."""
+    from rich.console import Console
+
+    from flows.context import moment as clock
+    from flows.context import open_context
+    from flows.drift import check_drift
+
+    context = open_context(pipeline)
+    model = _model(context, against)
+    policy = context.spec.drift if window is None else _with_window(context.spec.drift, window)
+    checked = check_drift(context, model, moment(as_of) if as_of else clock(None), policy, clock(None))
+    verdict = checked.drift.verdict
+    console = Console()
+    console.print(
+        f"{pipeline}, {checked.since:%Y-%m-%d %H:%M} to {checked.until:%Y-%m-%d %H:%M} UTC, against version {model.version}"
+    )
+    console.print(_table(checked.drift))
+    console.print(f"{verdict.status.name}. {verdict.reason}", markup=False, highlight=False, soft_wrap=True)
+    if not verdict.passed:
+        raise typer.Exit(1)
+
+
+def _model(context: Context, against: str) -> Model:
+    from flows.context import champion
+    from rollout.ledger import Model
+    from training import registry
+
+    if against == "champion":
+        found = champion(context)
+        if found is None:
+            raise UsageError(
+                f"{context.spec.name} has no champion yet; run `perennial retrain {context.spec.name}`, or name a version"
+            )
+        return found
+    version = registry.get(context.settings.mlflow_tracking_uri, context.spec.name, against)
+    if version is None:
+        raise UsageError(f"{context.spec.name} has no version {against!r} in MLflow; choose `champion` or a version")
+    return Model(version.version, version.uri)
+
+
+def _with_window(policy: DriftPolicy, text: str) -> DriftPolicy:
+    """The policy with one window of that length."""
+    from pydantic import ValidationError
+
+    read = re.fullmatch(r"([1-9][0-9]{0,4})([hd])", text)
+    if read is None:
+        raise UsageError(f"--window {text!r} is no length; write it as 6h or 7d")
+    seconds = int(read[1]) * UNITS[read[2]]
+    try:
+        return type(policy).model_validate({**policy.model_dump(), "window_s": seconds, "persistence": 1})
+    except ValidationError as error:
+        raise UsageError(f"--window {text}: whole days, or hours that divide a day, such as 6h or 7d") from error
+
+
+def _table(drift: DriftVerdict) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    from validation.report import drift_table
+
+    table = Table()
+    rows = drift_table(drift)
+    for name in rows[0] if rows else ():
+        right = name not in ("column", "state", "why", "since")
+        table.add_column(name, justify="right" if right else "left", no_wrap=name == "column", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row.values()))
+    return table
