@@ -235,6 +235,8 @@ def _reason(found: list[FeatureDrift], status: Status, rows: int, comparison: Co
     if status is Status.FAIL:
         drifted = [f for f in found if f.status is status]
         more = f"; and {len(drifted) - NAMED} more" if len(drifted) > NAMED else ""
+        score = next((f for f in found if f.feature == SCORE and f.status is Status.PASS and not f.watched), None)
+        also += f"; the score has not moved (PSI {score.psi:.3f})" if score else ""
         return f"{len(drifted)} of {len(found)} columns drifted in {over}: {_sentences(drifted[:NAMED])}{more}{also}"
     if status is Status.INCONCLUSIVE:
         return f"{_sentences(f for f in found if f.status is status)}{also}"

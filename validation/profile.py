@@ -219,7 +219,7 @@ def _of_one_day(values: pl.Series, bins: FeatureBins, days: Counts) -> NDArray[n
     """Which rows have a rare category that occurs on no other day."""
     rows = pl.DataFrame({"value": values.cast(pl.String), "day": days})
     once = rows.group_by("value").agg(pl.col("day").n_unique() == 1).filter("day").get_column("value")
-    rare = once.filter(once.is_in(pl.Series(bins.others, dtype=pl.String)))
+    rare = once.filter(once.is_in(pl.Series(bins.others, dtype=pl.String).implode()))
     return rows.get_column("value").is_in(rare.implode()).fill_null(False).to_numpy()
 
 
