@@ -29,7 +29,7 @@ class SliceReference:
     Attributes:
         feature: name of the column.
         kind: numeric or categorical.
-        cuts: ascending quartiles of a numeric feature; a value equal to a cut belongs above it.
+        cuts: ascending quartiles of a numeric feature; a value equal to a cut belongs below it.
         categories: categories with a slice of their own, most frequent first.
         expected: the champion's AUC of each slice at its gate, in the order of `names`.
     """
@@ -47,7 +47,7 @@ class SliceReference:
             return (*self.categories, "(other)", "(missing)", "(no column)")
         told = [f"{cut:.4g}" for cut in self.cuts]
         between = [f"{low} to {high}" for low, high in itertools.pairwise(told)]
-        ends = (f"below {told[0]}", f"from {told[-1]}") if told else ("any value",)
+        ends = (f"up to {told[0]}", f"above {told[-1]}") if told else ("any value",)
         return (ends[0], *between, *ends[1:], "(missing)", "(no column)")
 
     def assign(self, frame: pl.DataFrame) -> NDArray[np.int64]:
@@ -62,7 +62,7 @@ class SliceReference:
             codes = [missing if v is None else known.get(v, missing - 1) for v in distinct.to_list()]
             found = values.replace_strict(distinct, pl.Series(codes, dtype=pl.Int64), return_dtype=pl.Int64)
             return found.to_numpy().astype(np.int64)
-        places = np.searchsorted(np.asarray(self.cuts), values.fill_null(0.0).to_numpy(), side="right")
+        places = np.searchsorted(np.asarray(self.cuts), values.fill_null(0.0).to_numpy(), side="left")
         return np.where(values.is_null().to_numpy(), missing, places).astype(np.int64)
 
     def as_dict(self) -> dict[str, Any]:
@@ -187,8 +187,8 @@ def _cut(frame: pl.DataFrame, feature: Feature) -> SliceReference:
     if not numbers.size:
         return SliceReference(feature.name, feature.kind, (), ())
     cuts = np.unique(np.quantile(numbers, (0.25, 0.5, 0.75), method="inverted_cdf"))
-    # A cut at the least value would leave nothing below it.
-    return SliceReference(feature.name, feature.kind, tuple(float(c) for c in cuts if c > numbers.min()), ())
+    # A cut at the greatest value would leave nothing above it.
+    return SliceReference(feature.name, feature.kind, tuple(float(c) for c in cuts if c < numbers.max()), ())
 
 
 def _enough(label: Bools) -> str | None:
