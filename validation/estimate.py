@@ -39,7 +39,6 @@ from validation.verdict import Status, Verdict
 MAX_BEYOND_SHARE = 0.05
 """More scores than this beyond those the calibration has seen, and it says too little of them."""
 NOTHING: Mapping[str, Interval] = dict.fromkeys(METRICS, Interval(NAN))
-SHOWN = {"auc": "AUC", "log_loss": "log loss", "brier": "Brier score", "positive_rate": "positive rate"}
 
 
 @dataclass(frozen=True)
@@ -187,7 +186,7 @@ def check_estimate(
     measurements = {"rows": float(label.size)} | {f"missed_by_{c.metric}": c.difference for c in checked}
     missed = [c for c in checked if not c.covered]
     told = ", ".join(
-        f"{SHOWN[c.metric]} {c.measured:.3f} instead of an estimated {c.estimated.value:.3f} "
+        f"{METRICS[c.metric]} {c.measured:.3f} instead of an estimated {c.estimated.value:.3f} "
         f"({c.estimated.low:.3f} to {c.estimated.high:.3f})"
         for c in missed or checked[:1]
     )

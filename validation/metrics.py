@@ -23,7 +23,8 @@ MIN_DAYS = 5
 """With fewer days the scatter between days is too uncertain to use, and rows are taken as independent."""
 MIN_CLASS_ROWS = 10
 """Fewer rows of one class leave the variance of the AUC to chance, and with it the interval that decides."""
-METRICS = ("auc", "log_loss", "brier", "positive_rate")
+METRICS = {"auc": "AUC", "log_loss": "log loss", "brier": "Brier score", "positive_rate": "positive rate"}
+"""Every metric by name, and how a person calls it."""
 NAN = float("nan")
 
 

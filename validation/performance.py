@@ -179,7 +179,7 @@ def _judge(
             f"{positives} of {rows} labels are true: AUC needs at least {MIN_CLASS_ROWS} rows of each class"
         )
     measured = f"AUC {found.value:.3f} ({found.low:.3f} to {found.high:.3f}) on {rows} labelled rows"
-    measured += f" of {days} days" if days >= MIN_DAYS else ", taken as independent"
+    measured += f" of {days} days" if days >= MIN_DAYS else ", taken as independent,"
     if expected is None:
         return Status.INCONCLUSIVE, f"{measured}; there is no champion's AUC to hold it against"
     line = expected - policy.max_auc_drop

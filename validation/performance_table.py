@@ -11,7 +11,6 @@ from validation.performance import PerformanceVerdict
 from validation.slices import SliceVerdict
 from validation.verdict import Status
 
-SHOWN = {"auc": "AUC", "log_loss": "log loss (nats)", "brier": "Brier score", "positive_rate": "positive rate"}
 STATES = {Status.FAIL: "worse", Status.PASS: "as expected"}
 MOST_SLICES = 30
 
@@ -33,7 +32,7 @@ def performance_markdown(
     """
     lines = [f"**Measured: {performance.verdict.status.name}.** {_plain(performance.verdict.reason)}.", ""]
     head = ["metric", "measured", "95 % interval"]
-    rows = [[SHOWN[m], _number(performance.intervals[m].value), _ends(performance.intervals[m])] for m in METRICS]
+    rows = [[METRICS[m], _number(performance.intervals[m].value), _ends(performance.intervals[m])] for m in METRICS]
     if estimate:
         head += ["estimated, no labels yet", "95 % interval of the estimate"]
         for row, metric in zip(rows, METRICS, strict=True):
@@ -47,7 +46,7 @@ def performance_markdown(
         head = ["metric, labels known", "estimated", "where the truth was expected", "measured", "difference", "state"]
         rows = [
             [
-                SHOWN[c.metric],
+                METRICS[c.metric],
                 _number(c.estimated.value),
                 _ends(c.estimated),
                 _number(c.measured),
