@@ -2,8 +2,9 @@
 
 Calibrated scores say how probable each label is; metrics are then expected values over the labels (confidence-based
 performance estimation). It holds as long as a score still means what it meant at the champion's gate: the estimate sees
-that the data has moved, and is blind to a change of what the data means (concept drift). So it warns and does not judge,
-and a miss, seen when the labels come, is itself a sign of concept drift.
+that the data has moved, and is blind to a change of what the data means (concept drift). And as long as waiting itself says
+nothing: where bad news comes later than good, as a late flight lands late, rows that wait are worse than their scores. So it
+warns and does not judge, and a miss, seen when the labels come, is itself a sign of concept drift.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from validation.metrics import (
     measure,
     midranks,
 )
-from validation.performance import MAX_UNSCORED_SHARE, PerformanceVerdict, unusable
+from validation.performance import MAX_UNSCORED_SHARE, PerformanceVerdict, against_line, unusable
 from validation.verdict import Status, Verdict
 
 MAX_BEYOND_SHARE = 0.05
@@ -124,26 +125,16 @@ def estimate_performance(
     score = found.score
     estimated = expected_metrics(score, found.days, found.calibration)
     area = estimated["auc"]
-    told = f"estimated AUC {area.value:.3f} ({area.low:.3f} to {area.high:.3f}) of {score.size} predictions without a label"
-    held = "if scores mean what they meant at the champion's gate"
     measurements = {"rows": float(score.size)} | {
         f"estimated_{name}{end}": getattr(one, of)
         for name, one in estimated.items()
         for end, of in (("", "value"), ("_low", "low"), ("_high", "high"))
     }
-    if not math.isfinite(area.value):
-        status, reason = Status.INCONCLUSIVE, f"the AUC of {score.size} predictions cannot be estimated"
-    elif expected is None:
-        status, reason = Status.INCONCLUSIVE, f"{told}, {held}; there is no champion's AUC to hold it against"
-    else:
-        line = expected - policy.max_auc_drop
-        status = Status.FAIL if area.high < line else Status.PASS if area.value >= line else Status.INCONCLUSIVE
-        where = {
-            Status.FAIL: "is below",
-            Status.PASS: "is not below",
-            Status.INCONCLUSIVE: "is below, but its interval reaches above,",
-        }[status]
-        reason = f"{told}, {held}, {where} the line {line:.3f} (expected {expected:.3f} - {policy.max_auc_drop:g})"
+    told = (
+        f"estimated AUC {area.value:.3f} ({area.low:.3f} to {area.high:.3f}) of {score.size} predictions without a label, "
+        "if scores mean what they meant at the champion's gate,"
+    )
+    status, reason = against_line(told, area, expected, policy)
     return PerformanceEstimate(Verdict(status, reason, measurements), estimated, expected, score.size)
 
 

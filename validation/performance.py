@@ -179,19 +179,30 @@ def _judge(
             f"{positives} of {rows} labels are true: AUC needs at least {MIN_CLASS_ROWS} rows of each class"
         )
     measured = f"AUC {found.value:.3f} ({found.low:.3f} to {found.high:.3f}) on {rows} labelled rows"
-    measured += f" of {days} days" if days >= MIN_DAYS else ", taken as independent,"
+    measured += f" of {days} days" if days >= MIN_DAYS else " taken as independent"
+    return against_line(measured, found, expected, policy)
+
+
+def against_line(told: str, found: Interval, expected: float | None, policy: PerformancePolicy) -> tuple[Status, str]:
+    """Hold an AUC, measured or estimated, against what is expected less the drop that is allowed.
+
+    Args:
+        told: what the sentence begins with.
+        found: the AUC.
+        expected: the champion's AUC at its gate; None when it is not known.
+        policy: the drop that is too much.
+    """
     if expected is None:
-        return Status.INCONCLUSIVE, f"{measured}; there is no champion's AUC to hold it against"
+        return Status.INCONCLUSIVE, f"{told}; there is no champion's AUC to hold it against"
     line = expected - policy.max_auc_drop
     against = f"the line {line:.3f} (expected {expected:.3f} - {policy.max_auc_drop:g})"
     if found.high < line:
-        return Status.FAIL, f"{measured} is below {against}"
+        return Status.FAIL, f"{told} is below {against}"
     if found.value < line:
-        return (
-            Status.INCONCLUSIVE,
-            f"{measured} is below {against}, but its interval reaches above; more labels will tell",
-        )
-    return Status.PASS, f"{measured} is not below {against}"
+        return Status.INCONCLUSIVE, f"{told} is below {against}, but its interval reaches above; more labels will tell"
+    if found.value >= line:
+        return Status.PASS, f"{told} is not below {against}"
+    return Status.INCONCLUSIVE, f"{told} cannot be held against {against}"
 
 
 def unusable(schema: pl.Schema, columns: Sequence[str] = ("score", "label", "event_timestamp")) -> str | None:

@@ -167,7 +167,7 @@ def test_two_bad_days_are_no_proof_and_a_week_of_them_is():
 
 
 def test_rows_of_few_days_are_taken_as_independent_and_that_is_told():
-    assert "2000 labelled rows, taken as independent, is not below" in (
+    assert "on 2000 labelled rows taken as independent is not below" in (
         measure_performance(predictions(), 0.76, POLICY).verdict.reason
     )
 
