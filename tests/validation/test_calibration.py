@@ -62,6 +62,17 @@ def test_knots_scatter_as_much_as_the_covariance_says(odds):
     assert together == pytest.approx(np.cov(shares.T)[0, 3], abs=0.3 * claimed.max())
 
 
+def test_rows_of_a_day_that_err_together_count_as_fewer():
+    """The design effect of clusters of one size: 1 + (rows of a cluster - 1) times their correlation."""
+    score, label, day = of_days(np.random.default_rng(7), 40, 40, 1.5)
+    found = calibrate(score, label, day)
+    assert found.day_correlation > 0.05
+    for knot, own in enumerate(np.unique(score)):
+        share = (label[score == own].sum() + 0.5) / 401
+        expected = share * (1 - share) / 400 * (1 + 9 * found.day_correlation)
+        assert found.covariance[knot][knot] == pytest.approx(expected)
+
+
 def test_the_correlation_of_a_day_is_found_and_is_none_where_there_is_none():
     rng = np.random.default_rng(3)
     # Of shares drawn from beta(a, b) by day, two labels of a day correlate by 1 / (a + b + 1).
@@ -69,6 +80,17 @@ def test_the_correlation_of_a_day_is_found_and_is_none_where_there_is_none():
     label = rng.random(day.size) < rng.beta(3, 6, 400)[day]
     assert calibrate(np.full(day.size, 0.3), label, day).day_correlation == pytest.approx(0.1, abs=0.02)
     assert calibrate(*of_days(rng, 400, 48, None)).day_correlation < 0.003
+
+
+def test_the_correlation_is_right_on_average_when_days_are_few():
+    rng = np.random.default_rng(6)
+    day = np.repeat(np.arange(8), 200)
+    found = [
+        calibrate(np.full(day.size, 0.3), rng.random(day.size) < rng.beta(3, 6, 8)[day], day).day_correlation
+        for _ in range(400)
+    ]
+    # The curve has followed the days' mean; left out, that would make it 0.085.
+    assert np.mean(found) == pytest.approx(0.1, abs=0.01)
 
 
 @settings(max_examples=40)

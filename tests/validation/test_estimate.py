@@ -162,6 +162,14 @@ def test_where_the_world_is_as_it_was_the_truth_confirms_the_estimate():
         assert found.difference == pytest.approx(found.measured - found.estimated.value)
 
 
+def test_the_intervals_of_a_check_are_wide_enough_to_hold_all_four_together():
+    rng = np.random.default_rng(7)
+    calibration, rows = calibrate(*drawn(rng, 6_000)), drawn(rng, 3_000)
+    for found in check_estimate(frame(*rows), calibration, POLICY).metrics:
+        reach = scipy.stats.t.ppf(1 - 0.05 / 4 / 2, 7) * found.estimated.error
+        assert found.estimated.high == pytest.approx(found.estimated.value + reach)
+
+
 def test_a_change_of_what_scores_mean_is_a_miss_and_named_a_sign_of_concept_drift():
     rng = np.random.default_rng(8)
     calibration = calibrate(*drawn(rng, 6_000))

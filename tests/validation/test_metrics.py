@@ -77,6 +77,15 @@ def test_the_rate_of_days_counts_as_fewer_rows():
         assert abs(0.3 - end) == pytest.approx(scipy.stats.t.ppf(0.975, 7) * math.sqrt(end * (1 - end) / effective))
 
 
+def test_days_that_happen_to_be_alike_never_count_as_more_rows_than_there_are():
+    days = np.repeat(np.arange(8), 50)
+    label = np.arange(400) % 50 < np.repeat([15, 15, 15, 15, 15, 15, 16, 14], 50)
+    alone = rate(label)
+    assert mean(label.astype(float), days).error < 0.2 * mean(label.astype(float)).error
+    assert rate(label, days).low <= alone.low
+    assert rate(label, days).high >= alone.high
+
+
 @given(rows)
 def test_the_interval_of_an_auc_with_days_adds_up_pairs_by_day(some):
     score, label, days = columns(some)
