@@ -23,11 +23,20 @@ from serving.batch import MODEL_VERSION, SCORE
 from serving.predictor import BUNDLE_FILE, read_bundle_file
 from training.decision import RetrainDecision, decide
 from training.history import champion_history
+from validation.calibration import Calibration
 from validation.contract import ValidationResult, validate
 from validation.drift import DriftVerdict
+from validation.estimate import (
+    EstimateCheck,
+    PerformanceEstimate,
+    check_estimate,
+    estimate_performance,
+    with_estimate,
+)
 from validation.log import last_statuses, record_verdicts
 from validation.performance import PerformanceVerdict, measure_performance
 from validation.report import drift_table, drift_table_markdown
+from validation.slices import SliceReference
 from validation.verdict import Status, Verdict
 
 QUARANTINE = "quarantine"
@@ -60,10 +69,19 @@ class MonitorSummary:
 
 @dataclass(frozen=True)
 class Measured:
-    """How good the champion was, and how many labels that is known from (as `MonitorSummary.labels`)."""
+    """How good the champion was, and how many labels that is known from.
+
+    Attributes:
+        performance: measured on its predictions whose label has come.
+        labels: as `MonitorSummary.labels`.
+        estimate: how good it probably is on those that wait for theirs.
+        check: how good the estimate would have been where the label has come.
+    """
 
     performance: PerformanceVerdict
     labels: Mapping[str, int]
+    estimate: PerformanceEstimate | None = None
+    check: EstimateCheck | None = None
 
 
 @stage()
@@ -94,15 +112,24 @@ def measure(pipeline: str, as_of: datetime, model: Model) -> Measured:
     context = open_context(pipeline)
     policy = context.spec.performance
     since = as_of - timedelta(seconds=policy.window_s)
-    expected = json.loads(read_bundle_file(model.uri, BUNDLE_FILE)).get("holdout", {}).get("auc")
+    bundle = json.loads(read_bundle_file(model.uri, BUNDLE_FILE))
+    at_gate = bundle.get("holdout", {})
+    expected, described = at_gate.get("auc"), bundle.get("calibration")
+    slices = [SliceReference.from_dict(one) for one in at_gate.get("slices", ())]
     if context.lake.exists(PREDICTIONS):
-        found = outcomes(context.lake, context.spec, since, as_of, MEASURED)
+        dividing = sorted({s.feature for s in slices} & context.lake.columns(PREDICTIONS) - set(MEASURED))
+        found = outcomes(context.lake, context.spec, since, as_of, (*MEASURED, *dividing))
     else:
         nothing = _no_predictions(context).with_columns(pl.lit(None, dtype=pl.Boolean).alias(LABEL))
         found = Outcomes(nothing, labelled_rows=0, waiting_rows=0, expired_rows=0, late_labels=0)
     # Part of the window may have been scored by an earlier champion, which this one's AUC at its gate does not describe.
     own = found.frame.filter(pl.col(MODEL_VERSION) == model.version)
-    return Measured(measure_performance(own, expected, policy), found.counts)
+    performance = measure_performance(own, expected, policy, slices)
+    calibration = Calibration.from_dict(described) if described else None
+    may_come = pl.col(EVENT_TIMESTAMP) + timedelta(seconds=context.spec.label.horizon_s) >= as_of
+    estimate = estimate_performance(own.filter(pl.col(LABEL).is_null() & may_come), calibration, expected, policy)
+    check = check_estimate(own, calibration, policy)
+    return Measured(with_estimate(performance, estimate, check), found.counts, estimate, check)
 
 
 @stage()

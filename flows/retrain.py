@@ -30,7 +30,10 @@ from training.gate import GateResult, compare, evaluate, render_markdown
 from training.history import Retrain, champion_history, record_begin, record_retrain, trained_as_of
 from training.importance import importance
 from training.registry import ModelVersion
+from validation.calibration import calibrate
+from validation.metrics import days_of
 from validation.profile import build_reference
+from validation.slices import freeze_slices
 from validation.verdict import Status
 
 PARITY_ROWS = 2_000
@@ -109,9 +112,18 @@ def write_bundle(pipeline: str, training_set: TrainingSet, candidate: Candidate)
     recent = rows.filter(pl.col(EVENT_TIMESTAMP) >= training_set.as_of - timedelta(seconds=spec.drift.reference_s))
     scored = recent.with_columns(pl.Series(SCORE, candidate.predict(recent)))
     reference = build_reference(scored, spec.features, spec.drift, timestamp_column=EVENT_TIMESTAMP)
-    holdout = evaluate(candidate.predict(training_set.holdout), training_set.holdout.get_column(LABEL).to_numpy())
+    held = training_set.holdout
+    scores, labels = candidate.predict(held), held.get_column(LABEL).to_numpy()
+    days = days_of(held.get_column(EVENT_TIMESTAMP))
+    dividing = [f for f in spec.features if f.name in spec.performance.slices]
+    slices = freeze_slices(held, scores, labels, days, dividing)
+    calibration = calibrate(scores, labels, days)
     metadata = {
-        "holdout": {k: v for k, v in holdout.items() if math.isfinite(v)},
+        "holdout": {
+            **{k: v for k, v in evaluate(scores, labels).items() if math.isfinite(v)},
+            "slices": [s.as_dict() for s in slices],
+        },
+        "calibration": calibration.as_dict() if calibration else None,
         "importance": importance(candidate),
         "snapshots": dict(training_set.snapshots),
         # A retrain of the same moment makes the same bundle, so that a repeated run finds the version it made before.

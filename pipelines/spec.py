@@ -253,6 +253,10 @@ class PerformancePolicy(Spec):
         0.05, gt=0, description="Drop of AUC below the champion's AUC at its gate that is FAIL."
     )
     min_rows: int = Field(500, gt=0, description="Fewer labelled rows than this are INCONCLUSIVE.")
+    slices: tuple[Name, ...] = Field(
+        (),
+        description="Features that divide the rows, each by itself, into slices that are judged too: categories, quartiles.",
+    )
 
 
 class RetrainPolicy(Spec):
@@ -374,6 +378,8 @@ class PipelineSpec(Spec):
         known = [f.name for f in self.features]
         if len(set(known)) != len(known):
             raise ValueError(f"{self.name}: a feature is named twice in {known}")
+        if unknown := sorted(set(self.performance.slices) - set(known)):
+            raise ValueError(f"{self.name}: slices {unknown} are not among its features {known}")
         return self
 
     def event(self, topic: str) -> EventSpec:

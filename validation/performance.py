@@ -1,34 +1,36 @@
-"""How good the live model is, once the labels have come: discrimination with an interval, and calibration."""
+"""How good the live model is, once the labels have come: on the whole, and on each part of the traffic."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from statistics import NormalDist
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from pipelines.spec import PerformancePolicy
+from validation.metrics import (
+    METRICS,
+    MIN_CLASS_ROWS,
+    MIN_DAYS,
+    NAN,
+    Bools,
+    Floats,
+    Interval,
+    are_probabilities,
+    auc,
+    days_of,
+    measure,
+    rate,
+)
+from validation.metrics import log_loss as log_loss
+from validation.slices import SliceReference, SliceVerdict, measure_slices
 from validation.verdict import Status, Verdict
 
-CONFIDENCE = 0.95
-MIN_CLASS_ROWS = 10
-"""Fewer rows of one class leave the variance of the AUC to chance, and with it the interval that decides."""
 MAX_UNSCORED_SHARE = 0.05
 """More labelled rows than this without a finite score, and the others no longer speak for the model."""
-NAN = float("nan")
-
-
-@dataclass(frozen=True)
-class Auc:
-    """Area under the ROC curve, with a confidence interval of `CONFIDENCE`, all 0 to 1."""
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,9 @@ class PerformanceVerdict:
         unlabelled_rows: rows with a score whose label has not come.
         unscored_rows: rows without a finite score, left out.
         positive_rate: share of labelled rows that are true.
+        intervals: each of `METRICS` with its 95 % interval and standard error.
+        days: UTC days of the labelled rows; from `MIN_DAYS` on, intervals come from the scatter between days.
+        slices: how good it was on each part of the traffic that the policy names; a bad one does not make the whole FAIL.
         first_event: earliest event of the labelled rows.
         last_event: latest event of the labelled rows.
     """
@@ -62,119 +67,96 @@ class PerformanceVerdict:
     unlabelled_rows: int
     unscored_rows: int
     positive_rate: float
+    intervals: Mapping[str, Interval]
+    days: int
+    slices: tuple[SliceVerdict, ...]
     first_event: datetime | None
     last_event: datetime | None
 
 
 def measure_performance(
-    predictions: pl.DataFrame, expected_auc: float | None, policy: PerformancePolicy
+    predictions: pl.DataFrame,
+    expected_auc: float | None,
+    policy: PerformancePolicy,
+    references: Sequence[SliceReference] = (),
 ) -> PerformanceVerdict:
     """Judge the live model on predictions whose label has come.
 
     Args:
         predictions: one row a prediction: `score` (probability, 0 to 1), `label` (boolean, null = not here yet),
-            `event_timestamp`.
+            `event_timestamp`, and the columns that divide it into slices.
         expected_auc: the champion's AUC at its gate; None when it is not known.
         policy: the drop that is too much, and the least labelled rows that can be judged.
+        references: how the rows are divided into slices, and the champion's AUC of each at its gate.
 
     Returns:
         FAIL when even the upper end of the AUC's interval is more than `max_auc_drop` below what is expected;
         INCONCLUSIVE for too few labels, (nearly) one class only, more than `MAX_UNSCORED_SHARE` of the labelled rows
         without a finite score, nothing to expect, or an AUC below that line whose interval still reaches above it; ERROR
-        for scores that are no probabilities, or a column that is missing or has another type; PASS otherwise.
+        for scores that are no probabilities, or a column that is missing or has another type; PASS otherwise. Slices that
+        FAIL are named in the reason, whatever the status.
     """
-    unusable = _unusable(predictions.schema)
-    if unusable:
-        verdict = Verdict(Status.ERROR, unusable)
-        predictions = pl.DataFrame(schema={"score": pl.Float64, "label": pl.Boolean, "event_timestamp": pl.Datetime})
-        return replace(measure_performance(predictions, expected_auc, policy), verdict=verdict)
+    why = unusable(predictions.schema)
+    if why:
+        nothing = pl.DataFrame(schema={"score": pl.Float64, "label": pl.Boolean, "event_timestamp": pl.Datetime})
+        return replace(measure_performance(nothing, expected_auc, policy), verdict=Verdict(Status.ERROR, why))
     scored = predictions.filter(pl.col("score").cast(pl.Float64).is_finite())
     labelled = scored.filter(pl.col("label").is_not_null())
     score = labelled.get_column("score").to_numpy().astype(np.float64)
     label = labelled.get_column("label").to_numpy().astype(bool)
-    found = auc(score, label)
-    is_probability = bool(((score >= 0) & (score <= 1)).all())
+    days = days_of(labelled.get_column("event_timestamp"))
+    if are_probabilities(score):
+        found = measure(score, label, days)
+        slices = measure_slices(labelled, score, label, days, references, policy)
+    else:
+        nothing_told = {"log_loss": Interval(NAN), "brier": Interval(NAN)}
+        found, slices = {"auc": auc(score, label, days), **nothing_told, "positive_rate": rate(label, days)}, ()
     expected = expected_auc if expected_auc is not None and math.isfinite(expected_auc) else None
     unscored = int(predictions.get_column("label").is_not_null().sum()) - labelled.height
-    status, reason = _judge(score, label, unscored, found, expected, policy)
-    measured = {
-        "auc": found.value,
-        "auc_low": found.low,
-        "auc_high": found.high,
-        "expected_auc": NAN if expected is None else expected,
-        "log_loss": log_loss(score, label) if is_probability else NAN,
-        "brier": float(np.mean((score - label) ** 2)) if is_probability and score.size else NAN,
+    status, reason = _judge(score, label, np.unique(days).size, unscored, found["auc"], expected, policy)
+    degraded = [s for s in slices if s.status is Status.FAIL]
+    if degraded:
+        reason += "; worse than expected on " + ", ".join(f"{s.feature} {s.name} ({s.reason})" for s in degraded)
+    counts = {
         "labelled_rows": labelled.height,
         "unlabelled_rows": scored.height - labelled.height,
         "unscored_rows": predictions.height - scored.height,
-        "positive_rate": float(label.mean()) if label.size else NAN,
+        "days": np.unique(days).size,
+    }
+    ends = {f"{name}_{end}": getattr(found[name], end) for name in METRICS for end in ("low", "high")}
+    values = {name: found[name].value for name in METRICS}
+    measurements = {
+        **values,
+        **ends,
+        **counts,
+        "expected_auc": NAN if expected is None else expected,
+        "slices": len(slices),
+        "slices_degraded": len(degraded),
+        **{f"auc {s.feature} {s.name}": s.auc.value for s in degraded},
     }
     return PerformanceVerdict(
-        verdict=Verdict(status, reason, measured),
-        auc=found.value,
-        auc_low=found.low,
-        auc_high=found.high,
+        verdict=Verdict(status, reason, measurements),
+        auc=values["auc"],
+        auc_low=found["auc"].low,
+        auc_high=found["auc"].high,
         expected_auc=expected,
-        log_loss=measured["log_loss"],
-        brier=measured["brier"],
-        labelled_rows=labelled.height,
-        unlabelled_rows=scored.height - labelled.height,
-        unscored_rows=predictions.height - scored.height,
-        positive_rate=measured["positive_rate"],
+        log_loss=values["log_loss"],
+        brier=values["brier"],
+        positive_rate=values["positive_rate"],
+        intervals=found,
+        slices=slices,
         first_event=labelled.select(pl.col("event_timestamp").min()).item(),
         last_event=labelled.select(pl.col("event_timestamp").max()).item(),
+        **counts,
     )
 
 
-def auc(score: NDArray[np.float64], label: NDArray[np.bool_]) -> Auc:
-    """The area under the ROC curve, ties counted half, with DeLong's interval.
-
-    Source: DeLong, DeLong and Clarke-Pearson (Biometrics 44, 1988) for the variance; Sun and Xu (IEEE Signal Processing
-    Letters 21, 2014) for computing it from ranks in O(n log n).
-
-    Args:
-        score: any finite numbers, shape (n,).
-        label: the truth, shape (n,).
-
-    Returns:
-        The area and its interval, cut to 0 and 1; all NaN when a class is absent, the interval NaN with one row of one.
-    """
-    positive, negative = score[label], score[~label]
-    m, n = positive.size, negative.size
-    if not m or not n:
-        return Auc(NAN, NAN, NAN)
-    ranks = _midranks(score)
-    # Share of the other class that each row is ranked beyond: the structural components of DeLong.
-    beats = (ranks[label] - _midranks(positive)) / n
-    beaten = 1.0 - (ranks[~label] - _midranks(negative)) / m
-    area = float(beats.mean())
-    if m < 2 or n < 2:
-        return Auc(area, NAN, NAN)
-    half = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2) * math.sqrt(beats.var(ddof=1) / m + beaten.var(ddof=1) / n)
-    return Auc(area, max(area - half, 0.0), min(area + half, 1.0))
-
-
-def log_loss(score: NDArray[np.float64], label: NDArray[np.bool_]) -> float:
-    """Mean negative log likelihood of the labels, in nats; NaN without rows. Scores stay one epsilon from 0 and 1."""
-    if not score.size:
-        return NAN
-    epsilon = float(np.finfo(np.float64).eps)
-    kept = np.clip(score, epsilon, 1 - epsilon)
-    return float(-np.mean(np.where(label, np.log(kept), np.log1p(-kept))))
-
-
-def _midranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Ranks from 1, ties sharing the mean of theirs."""
-    _, position, times = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(times)
-    return np.asarray((last - (times - 1) / 2)[position], dtype=np.float64)
-
-
 def _judge(
-    score: NDArray[np.float64],
-    label: NDArray[np.bool_],
+    score: Floats,
+    label: Bools,
+    days: int,
     unscored: int,
-    found: Auc,
+    found: Interval,
     expected: float | None,
     policy: PerformancePolicy,
 ) -> tuple[Status, str]:
@@ -197,27 +179,41 @@ def _judge(
             f"{positives} of {rows} labels are true: AUC needs at least {MIN_CLASS_ROWS} rows of each class"
         )
     measured = f"AUC {found.value:.3f} ({found.low:.3f} to {found.high:.3f}) on {rows} labelled rows"
+    measured += f" of {days} days" if days >= MIN_DAYS else " taken as independent"
+    return against_line(measured, found, expected, policy)
+
+
+def against_line(told: str, found: Interval, expected: float | None, policy: PerformancePolicy) -> tuple[Status, str]:
+    """Hold an AUC, measured or estimated, against what is expected less the drop that is allowed.
+
+    Args:
+        told: what the sentence begins with.
+        found: the AUC.
+        expected: the champion's AUC at its gate; None when it is not known.
+        policy: the drop that is too much.
+    """
     if expected is None:
-        return Status.INCONCLUSIVE, f"{measured}; there is no champion's AUC to hold it against"
+        return Status.INCONCLUSIVE, f"{told}; there is no champion's AUC to hold it against"
     line = expected - policy.max_auc_drop
     against = f"the line {line:.3f} (expected {expected:.3f} - {policy.max_auc_drop:g})"
     if found.high < line:
-        return Status.FAIL, f"{measured} is below {against}"
+        return Status.FAIL, f"{told} is below {against}"
     if found.value < line:
-        return (
-            Status.INCONCLUSIVE,
-            f"{measured} is below {against}, but its interval reaches above; more labels will tell",
-        )
-    return Status.PASS, f"{measured} is not below {against}"
+        return Status.INCONCLUSIVE, f"{told} is below {against}, but its interval reaches above; more labels will tell"
+    if found.value >= line:
+        return Status.PASS, f"{told} is not below {against}"
+    return Status.INCONCLUSIVE, f"{told} cannot be held against {against}"
 
 
-def _unusable(schema: pl.Schema) -> str | None:
+def unusable(schema: pl.Schema, columns: Sequence[str] = ("score", "label", "event_timestamp")) -> str | None:
     """Why a frame of predictions cannot be judged, if it cannot."""
-    lacking = [name for name in ("score", "label", "event_timestamp") if name not in schema]
+    lacking = [name for name in columns if name not in schema]
     if lacking:
         return f"the predictions lack the columns {lacking}; they have {list(schema)}"
     if not (schema["score"].is_numeric() or schema["score"] == pl.Null):
         return f"column 'score' is {schema['score']}, expected Float64"
-    if schema["label"] not in (pl.Boolean, pl.Null):
+    if "label" in columns and schema["label"] not in (pl.Boolean, pl.Null):
         return f"column 'label' is {schema['label']}, expected Boolean with null for a label that has not come"
+    if not isinstance(schema["event_timestamp"], pl.Datetime):
+        return f"column 'event_timestamp' is {schema['event_timestamp']}, expected Datetime"
     return None

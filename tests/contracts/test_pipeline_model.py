@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import asyncio
+import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -9,15 +12,21 @@ import polars as pl
 import pytest
 
 from features.labels import LABEL
+from flows import retrain
+from perennial.settings import Settings
 from pipelines.spec import Expectation, PipelineSpec
+from serving.predictor import load_predictor
 from training.checkpoint import Checkpoint
 from training.dataset import TrainingSet
 from training.fit import Candidate, fit
 from training.gate import compare, evaluate
+from validation.calibration import Calibration
 from validation.contract import validate
 from validation.drift import detect_drift
+from validation.estimate import check_estimate
 from validation.performance import measure_performance
 from validation.profile import build_reference, profile
+from validation.slices import SliceReference
 from validation.verdict import Status
 
 NEVER_SEEN = "\N{SNOWMAN} never seen"
@@ -169,3 +178,31 @@ def test_a_resumed_fit_equals_an_uninterrupted_one(
             fit(training_set, small.model, small.model.seed, tmp_path)
     resumed = fit(training_set, small.model, small.model.seed, tmp_path)
     np.testing.assert_array_equal(resumed.predict(training_set.holdout), candidate.predict(training_set.holdout))
+
+
+def test_a_bundle_holds_what_monitoring_needs_of_slices_and_calibration(
+    small: PipelineSpec,
+    training_set: TrainingSet,
+    candidate: Candidate,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    firsts = {f.kind: f.name for f in reversed(small.features)}
+    policy = small.performance.model_copy(update={"slices": tuple(firsts.values()), "min_rows": 500})
+    context = SimpleNamespace(spec=small.model_copy(update={"performance": policy}), settings=Settings(home=tmp_path))
+    monkeypatch.setattr(retrain, "open_context", lambda _: context)
+    bundle = asyncio.run(retrain.write_bundle.fn(small.name, training_set, candidate))
+    described = json.loads((bundle / "bundle.json").read_text())
+    references = [SliceReference.from_dict(one) for one in described["holdout"]["slices"]]
+    assert {r.feature for r in references} == set(firsts.values())
+    calibration = Calibration.from_dict(described["calibration"])
+    # Held to itself, the model is as good as expected, on every slice and by the estimate.
+    own = training_set.holdout.with_columns(score=load_predictor(str(bundle)).predict(training_set.holdout))
+    found = measure_performance(own, described["holdout"]["auc"], policy, references)
+    assert found.verdict.status is Status.PASS, found.verdict.reason
+    assert found.auc == pytest.approx(described["holdout"]["auc"], abs=1e-6)
+    for feature in firsts.values():
+        assert sum(s.rows for s in found.slices if s.feature == feature) == own.height
+    assert {s.status for s in found.slices} <= {Status.PASS, Status.INCONCLUSIVE}
+    assert any(s.status is Status.PASS for s in found.slices)
+    assert check_estimate(own, calibration, policy).verdict.status is Status.PASS

@@ -23,7 +23,10 @@ from perennial.template.events import SETTLED
 from perennial.template.pipeline import PIPELINE
 from rollout.ledger import Model
 from training.decision import RetrainDecision
+from validation.calibration import Calibration
 from validation.log import last_statuses, record_verdicts
+from validation.metrics import Interval
+from validation.slices import SliceReference
 from validation.verdict import Status, Verdict
 
 NOW = datetime(2026, 1, 8, tzinfo=UTC)
@@ -86,6 +89,94 @@ def test_a_champion_is_judged_by_its_own_predictions(lake: Lake) -> None:
     assert found.performance.labelled_rows == 0
     # Labels are counted whichever version made the prediction.
     assert found.labels == {"labelled_rows": ROWS, "waiting_rows": 0, "expired_rows": 0, "late_labels": 0}
+
+
+def of_a_week(lake: Lake, flipped: str) -> None:
+    """A week of predictions of one score and truth every day, by product; the newest 200 wait for their label.
+
+    Of the flipped product the truth is the opposite of what the score says. 100 orders are never settled.
+    """
+    dice = np.random.default_rng(1)
+    rows = 8 * 300
+    days_before = np.repeat(np.arange(8, 0, -1), 300)
+    product = np.where(np.arange(rows) % 2 == 0, "hat", "coat")
+    score = dice.choice([0.2, 0.7], rows)
+    truth = (dice.random(rows) < score) ^ (product == flipped)
+    asked = [NOW - timedelta(days=float(d), hours=-1) for d in days_before]
+    made = pl.DataFrame(
+        {"entity_key": [f"o{i}" for i in range(rows)], "event_timestamp": asked, "product": product, "score": score}
+    )
+    at = pl.col("event_timestamp", "created_timestamp").cast(AT)
+    lake.append(
+        PREDICTIONS, made.with_columns(model_version=pl.lit("1"), created_timestamp=pl.lit(NOW)).with_columns(at)
+    )
+    told = pl.DataFrame(
+        {
+            "order_id": made["entity_key"],
+            "event_timestamp": [t + timedelta(hours=5) for t in asked],
+            "product": product,
+            "sent_back": truth,
+            "kafka_partition": 0,
+            "kafka_offset": range(rows),
+            "created_timestamp": NOW,
+            "extra": None,
+        }
+    )
+    settled = pl.concat([told[:600], told[700:-200]])
+    lake.append(SETTLED.table, settled.cast(events_schema(SETTLED)).select(events_schema(SETTLED).keys()))
+
+
+def as_at_the_gate(calibrated: bool = True) -> str:
+    """What a bundle says of a champion whose scores of 0.2 and 0.7 were worth just that, for either product."""
+    curve = Calibration((0.2, 0.7), (0.2, 0.7), ((1e-5, 0.0), (0.0, 1e-5)), 0.0, 20_000, 8, 0.2, 0.7)
+    expected = Interval(0.75, 0.73, 0.77, 0.01, 7)
+    slices = SliceReference("product", "categorical", (), ("coat", "hat"), (expected,) * 5)
+    holdout = {"auc": 0.75, "rows": 20_000.0, "slices": [slices.as_dict()]}
+    return json.dumps({"holdout": holdout, "calibration": curve.as_dict() if calibrated else None}, allow_nan=False)
+
+
+def test_a_product_that_turned_is_named_and_the_estimate_is_held_against_the_truth(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(monitor, "read_bundle_file", lambda *_: as_at_the_gate())
+    of_a_week(lake, flipped="hat")
+    found = run(monitor.measure, "shop", NOW, Model("1", "file:///1"))
+    assert {(s.name, s.status) for s in found.performance.slices if s.rows} == {
+        ("hat", Status.FAIL),
+        ("coat", Status.PASS),
+    }
+    assert "worse than expected on product hat" in found.performance.verdict.reason
+    assert found.check.verdict.status is Status.FAIL
+    assert "a sign of concept drift" in found.performance.verdict.reason
+    # Too few wait to estimate from; the hundred whose horizon has passed are not among them.
+    assert found.labels == {"labelled_rows": 1_800, "waiting_rows": 200, "expired_rows": 100, "late_labels": 0}
+    assert found.estimate.rows == 200
+    assert found.estimate.verdict.status is Status.INCONCLUSIVE
+
+
+def test_the_estimate_of_what_waits_is_what_the_scores_are_worth(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(monitor, "read_bundle_file", lambda *_: as_at_the_gate())
+    few = PIPELINE.performance.model_copy(update={"min_rows": 100})
+    changed = SimpleNamespace(lake=lake, spec=PIPELINE.model_copy(update={"performance": few}))
+    monkeypatch.setattr(monitor, "open_context", lambda _: changed)
+    of_a_week(lake, flipped="none")
+    found = run(monitor.measure, "shop", NOW, Model("1", "file:///1"))
+    waiting = lake.read(PREDICTIONS)["score"][-200:]
+    assert found.estimate.intervals["positive_rate"].value == pytest.approx(waiting.mean())
+    assert found.estimate.verdict.status is Status.PASS
+    assert found.check.verdict.status is Status.PASS
+    assert found.performance.verdict.status is Status.PASS
+    assert "warning" not in found.performance.verdict.reason
+
+
+def test_a_champion_from_before_calibration_is_measured_and_not_estimated(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(monitor, "read_bundle_file", lambda *_: as_at_the_gate(calibrated=False))
+    of_a_week(lake, flipped="none")
+    found = run(monitor.measure, "shop", NOW, Model("1", "file:///1"))
+    assert found.performance.verdict.status is Status.PASS
+    assert found.estimate.verdict.status is found.check.verdict.status is Status.INCONCLUSIVE
 
 
 def test_without_predictions_performance_is_inconclusive(lake: Lake) -> None:

@@ -11,6 +11,7 @@ from perennial.template.pipeline import PIPELINE
 from pipelines.spec import (
     EventSpec,
     Feature,
+    PerformancePolicy,
     PipelineSpec,
     ScoredSpec,
     add_pipelines_dir,
@@ -88,6 +89,10 @@ def test_a_pipeline_cannot_be_changed_and_takes_no_unknown_part() -> None:
         ({"views": (PIPELINE.views[0].model_copy(update={"key": "colour"}),)}, "has no field"),
         ({"views": (PIPELINE.views[0].model_copy(update={"entity": "colour"}),)}, "has no field"),
         ({"features": (Feature(name="price_eur", kind="numeric"),) * 2}, "named twice"),
+        (
+            {"performance": PerformancePolicy(slices=("product", "colour"))},
+            r"slices \['colour'\] are not among its features",
+        ),
         ({"name": "My Shop"}, "pattern"),
     ],
 )

@@ -136,6 +136,42 @@ def test_a_drop_smaller_than_the_policy_allows_passes():
     assert measure_performance(predictions(), found.auc + 0.049, POLICY).verdict.status is Status.PASS
 
 
+def test_every_metric_comes_with_its_interval():
+    found = measure_performance(predictions(), 0.76, POLICY)
+    for name in ("auc", "log_loss", "brier", "positive_rate"):
+        one = found.intervals[name]
+        assert one.low < one.value < one.high
+        assert (one.value, one.low) == (getattr(found, name), found.verdict.measurements[f"{name}_low"])
+        assert one.high == found.verdict.measurements[f"{name}_high"]
+
+
+def week(bad_days):
+    """Seven days of 300 rows; on some the model has no idea."""
+    return pl.concat(
+        predictions(seed=day, rows=300, signal=-1.0 if day in bad_days else 1.0).with_columns(
+            pl.col("event_timestamp") + timedelta(days=day)
+        )
+        for day in range(7)
+    )
+
+
+def test_two_bad_days_are_no_proof_and_a_week_of_them_is():
+    """Taken as independent, their rows would prove a drop: a confident alarm about two days of weather."""
+    one = measure_performance(week({3, 5}), 0.76, POLICY)
+    assert auc(week({3, 5})["score"].to_numpy(), week({3, 5})["label"].to_numpy()).high < 0.71
+    assert one.verdict.status is Status.INCONCLUSIVE
+    assert "on 2100 labelled rows of 7 days is below" in one.verdict.reason
+    assert one.days == 7
+    assert measure_performance(week(set(range(7))), 0.76, POLICY).verdict.status is Status.FAIL
+    assert measure_performance(week(set()), 0.76, POLICY).verdict.status is Status.PASS
+
+
+def test_rows_of_few_days_are_taken_as_independent_and_that_is_told():
+    assert "on 2000 labelled rows taken as independent is not below" in (
+        measure_performance(predictions(), 0.76, POLICY).verdict.reason
+    )
+
+
 @pytest.mark.parametrize("expected", [None, math.nan])
 def test_without_an_expectation_it_measures_and_does_not_judge(expected):
     found = measure_performance(predictions(), expected, POLICY)
@@ -210,6 +246,7 @@ def test_scores_that_are_no_probabilities_are_an_error():
         (lambda f: f.drop("label"), "lack the columns ['label']"),
         (lambda f: f.with_columns(pl.col("score").cast(pl.String)), "'score' is String"),
         (lambda f: f.with_columns(pl.col("label").cast(pl.Int8)), "'label' is Int8"),
+        (lambda f: f.with_columns(event_timestamp=pl.lit("today")), "'event_timestamp' is String"),
     ],
 )
 def test_a_frame_that_cannot_be_judged_is_an_error_with_the_reason(change, told):
