@@ -59,7 +59,7 @@ def are_probabilities(score: Floats) -> bool:
 
 def quantile(freedom: float, confidence: float = CONFIDENCE) -> float:
     """How many standard errors an interval reaches to each side: Student's t, the normal one for infinite freedom."""
-    from scipy.special import stdtrit  # type: ignore[import-untyped]
+    from scipy.special import stdtrit
 
     return float(stdtrit(freedom, 0.5 + confidence / 2))
 
