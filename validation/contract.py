@@ -275,7 +275,7 @@ def _missing_rows(column: pl.Series) -> int:
 def _examples(expectation: Expectation, frame: pl.DataFrame, rows: Sequence[int]) -> tuple[tuple[str, int], ...]:
     if not rows or expectation.kind == "not_null":
         return ()
-    values = frame.get_column(expectation.column).gather(rows).alias("value")
+    values = frame.get_column(expectation.column).gather(list(rows)).alias("value")
     counts = values.value_counts(sort=True).head(EXAMPLES)
     return tuple((str(value), count) for value, count in counts.iter_rows())
 

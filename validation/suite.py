@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -140,8 +139,6 @@ def _raised(info: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 @lru_cache(maxsize=1)
 def _batch_definition() -> Any:
     """One ephemeral context for the process: making it and its data source costs more than judging a batch."""
-    # Before the import: it would make a client of its analytics, though it is told below that nothing is sent.
-    os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
     import great_expectations as gx
     from great_expectations.data_context.types.base import ProgressBarsConfig
 

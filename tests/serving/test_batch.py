@@ -10,6 +10,7 @@ import pytest
 from features.events import events_schema
 from features.labels import PREDICTIONS
 from features.lake import Lake
+from features.store import historical
 from perennial.settings import Settings
 from pipelines.spec import EventField, EventSpec, Feature, LabelSpec, PipelineSpec, ScoredSpec
 from serving.batch import score, unscored
@@ -89,7 +90,8 @@ def asked(lake: Lake, as_of: float) -> list[Visit]:
 
 def run(lake: Lake, where: Settings, as_of: float) -> int:
     """A run of scoring as the flow does it."""
-    made = score(where, SPEC, unscored(lake, SPEC, hours(as_of)), Share(), "1", hours(as_of))
+    rows = historical(SPEC, where, unscored(lake, SPEC, hours(as_of)), {})
+    made = score(SPEC, rows, Share(), "1", hours(as_of))
     if made.height:
         lake.append(PREDICTIONS, made)
     return made.height
