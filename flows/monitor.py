@@ -13,6 +13,7 @@ from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
 
 from features.labels import LABEL, PREDICTIONS, Outcomes, outcomes, predictions
 from features.lake import CREATED_TIMESTAMP, EVENT_TIMESTAMP
+from features.once import without
 from features.store import ENTITY_KEY
 from flows.context import Context, announce, champion, moment, open_context, predictor
 from flows.stage import stage
@@ -28,7 +29,7 @@ from validation.drift import DriftVerdict, detect_drift
 from validation.log import last_statuses, record_verdicts
 from validation.performance import PerformanceVerdict, measure_performance
 from validation.profile import ReferenceProfile, profile
-from validation.quarantine import CONTRACT, quarantined, without
+from validation.quarantine import CONTRACT, quarantined
 from validation.report import drift_table, drift_table_markdown
 from validation.verdict import Status, Verdict
 

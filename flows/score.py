@@ -9,7 +9,6 @@ from typing import NoReturn
 import polars as pl
 from prefect import flow, get_run_logger
 
-from features.labels import PREDICTIONS
 from features.store import historical
 from flows.context import announce, champion, moment, open_context, predictor
 from flows.data_docs import document
@@ -71,9 +70,7 @@ def predict(pipeline: str, rows: pl.DataFrame, model: Model, as_of: datetime) ->
     """Score the rows with the champion and keep the predictions with their features."""
     context = open_context(pipeline)
     predictions = batch.score(context.spec, rows, predictor(model.uri), model.version, as_of)
-    if predictions.height:
-        context.lake.append(PREDICTIONS, predictions)
-    return predictions.height
+    return batch.keep_predictions(context.lake, predictions)
 
 
 @flow(name="score", flow_run_name="score {pipeline}")

@@ -8,6 +8,7 @@ import polars as pl
 
 from features.labels import PREDICTIONS
 from features.lake import CREATED_TIMESTAMP, EVENT_TIMESTAMP, Lake, first_of_each
+from features.once import ROW, append_once, no_rows, without
 from features.store import ENTITY_KEY
 from pipelines.spec import PipelineSpec
 from serving.predictor import Predictor
@@ -34,11 +35,22 @@ def unscored(lake: Lake, spec: PipelineSpec, as_of: datetime) -> pl.DataFrame:
     """
     since = as_of - timedelta(seconds=spec.label.horizon_s)
     asked = scored_events(lake, spec, since, as_of)
-    asked = _without(asked, quarantined_keys(lake, fingerprint(spec.contract), since, as_of), spec.scored.key)
-    if not lake.exists(PREDICTIONS):
-        return asked
-    done = lake.read(PREDICTIONS, since=since, until=as_of, columns=(ENTITY_KEY, EVENT_TIMESTAMP))
-    return _without(asked, done, spec.scored.key)
+    asked = without(asked, quarantined_keys(lake, fingerprint(spec.contract), since, as_of), spec.scored.key)
+    return without(asked, predicted_keys(lake, since, as_of), spec.scored.key)
+
+
+def predicted_keys(lake: Lake, since: datetime | None, until: datetime | None) -> pl.DataFrame:
+    """Key and event time of the predictions of [since, until)."""
+    return lake.read(PREDICTIONS, since, until, columns=ROW) if lake.exists(PREDICTIONS) else no_rows()
+
+
+def keep_predictions(lake: Lake, made: pl.DataFrame) -> int:
+    """Keep predictions, each once, whoever else scores the same events now; how many were not there yet.
+
+    Raises:
+        ConflictError: other runs kept theirs in between, again and again.
+    """
+    return append_once(lake, PREDICTIONS, made, lambda since, until: predicted_keys(lake, since, until))
 
 
 def feature_columns(spec: PipelineSpec) -> dict[str, Kind]:
@@ -66,14 +78,3 @@ def score(spec: PipelineSpec, rows: pl.DataFrame, predictor: Predictor, version:
         pl.lit(fingerprint(spec.contract)).alias(CONTRACT),
         pl.lit(as_of).cast(pl.Datetime("us", "UTC")).alias(CREATED_TIMESTAMP),
     ).sort(EVENT_TIMESTAMP, ENTITY_KEY)
-
-
-def _without(asked: pl.DataFrame, done: pl.DataFrame, key: str) -> pl.DataFrame:
-    return asked.join(
-        done,
-        left_on=[key, EVENT_TIMESTAMP],
-        right_on=[ENTITY_KEY, EVENT_TIMESTAMP],
-        how="anti",
-        nulls_equal=True,  # or an event without a key would be scored again by every run
-        maintain_order="left",
-    )

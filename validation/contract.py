@@ -24,7 +24,7 @@ FAILED = "failed_expectation"
 
 # Judged at once: what Great Expectations holds grows with the rows, a million of which take half a gigabyte.
 SLICE_ROWS = 100_000
-EXAMPLES = 20
+EXAMPLES, EXAMPLE_LENGTH = 20, 200
 Kind = Literal["numeric", "categorical", "any"]
 
 
@@ -38,7 +38,8 @@ class Judgement:
         missing_rows: rows without a value, which it passed over.
         checked_rows: rows that have one.
         failed_rows: of those, the rows that did not meet it.
-        examples: values that did not, the most frequent first, each with its count; at most `EXAMPLES`.
+        examples: values that did not, the most frequent first, each with its count: at most `EXAMPLES`, cut at
+            `EXAMPLE_LENGTH`.
     """
 
     expectation: Expectation
@@ -277,7 +278,7 @@ def _examples(expectation: Expectation, frame: pl.DataFrame, rows: Sequence[int]
         return ()
     values = frame.get_column(expectation.column).gather(list(rows)).alias("value")
     counts = values.value_counts(sort=True).head(EXAMPLES)
-    return tuple((str(value), count) for value, count in counts.iter_rows())
+    return tuple((str(value)[:EXAMPLE_LENGTH], count) for value, count in counts.iter_rows())
 
 
 def _part(frame: pl.DataFrame, failed: Mapping[str, Sequence[int]], verdict: Verdict) -> ValidationResult:

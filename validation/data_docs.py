@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -36,13 +37,14 @@ STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 0 auto; max-width: 72rem; padding: 1.5rem; color: #1c2430 }
 a { color: #0b5cad } h1 { font-size: 1.5rem } h5, h6 { font-size: 1rem; margin: 0 } nav { margin-bottom: 1rem }
 table { border-collapse: collapse; width: 100%; margin: .5rem 0 1rem } th { text-align: left; font-weight: 600 }
-th, td { border-bottom: 1px solid #d8dee6; padding: .35rem .6rem; vertical-align: top; overflow-wrap: anywhere }
+th, td { border-bottom: 1px solid #d8dee6; padding: .35rem .6rem; vertical-align: top; overflow-wrap: break-word }
 .alert { background: #eef2f7; border-radius: 4px; padding: .6rem .8rem; margin-top: 1rem } .h6 { font-weight: 600 }
 .badge { background: #e3e8ef; border-radius: 3px; padding: 0 .3rem } thead[hidden] { display: none }
 .row { display: flex; flex-wrap: wrap; gap: 0 1.5rem } .col-12 { flex: 1 0 100% } .col-6 { flex: 1 1 45% }
 .fa-times::before, .fa-exclamation-triangle::before { content: "✗" } .fa-check-circle::before, .fa-check::before { content: "✓" }
 .text-danger, .FAIL, .ERROR { color: #b3261e } .text-success, .PASS { color: #1a7f37 }
-button { display: none } td table td { border: 0 }
+a[data-toggle=collapse] { display: none } [style*=red] { color: inherit !important } td[class] { white-space: nowrap }
+.show-scrollbars { max-width: 45rem }
 """
 PAGE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{{ policy }}">
@@ -108,6 +110,7 @@ def _suite_page(suite: Any, name: str) -> str:
 
 
 def _result_page(suite: Any, judged: ValidationResult, title: str, moment: datetime, what: str) -> str:
+    import great_expectations
     from great_expectations.core import ExpectationSuiteValidationResult, RunIdentifier
     from great_expectations.render.renderer import ValidationResultsPageRenderer
 
@@ -123,7 +126,11 @@ def _result_page(suite: Any, judged: ValidationResult, title: str, moment: datet
             "unsuccessful_expectations": len(results) - met,
             "success_percent": 100 * met / len(results) if results else None,
         },
-        meta={"run_id": RunIdentifier(run_name=what, run_time=moment)},
+        meta={
+            "run_id": RunIdentifier(run_name=what, run_time=moment),
+            "great_expectations_version": great_expectations.__version__,
+            "batch_kwargs": {"data_asset_name": what},
+        },
     )
     body = _page(ValidationResultsPageRenderer().render(told), title, "../../../../index.html")
     return body.replace("</h1>", f"</h1><p>{html.escape(judged.verdict.reason)}</p>", 1)
@@ -137,7 +144,8 @@ def _result(expectation: Any, judgement: Judgement) -> Any:
     # It writes values as they are.
     examples = [(html.escape(value), count) for value, count in judgement.examples]
     result: dict[str, Any] = {
-        "element_count": rows,
+        # It writes a share of the rows that have a value as one of this number.
+        "element_count": judgement.checked_rows,
         "missing_count": judgement.missing_rows,
         "missing_percent": _percent(judgement.missing_rows, rows),
         "unexpected_count": judgement.failed_rows,
@@ -160,12 +168,17 @@ def _percent(part: int, whole: int) -> float:
 
 def _page(document: Any, title: str, home: str) -> str:
     """Great Expectations' sections on a page of our own."""
-    from great_expectations.render.view import DefaultJinjaPageView
-
-    template = DefaultJinjaPageView().env.from_string(PAGE)
     told = {**document.to_json_dict(), "title": title, "home": home, "policy": POLICY}
     # Its style sheet is no text of ours to be escaped.
-    return str(template.render({**told, "style": _Markup(STYLE)}))
+    return str(_template().render({**told, "style": _Markup(STYLE)}))
+
+
+@lru_cache(maxsize=1)
+def _template() -> Any:
+    """Made once a process: reading Great Expectations' templates takes longer than filling them in."""
+    from great_expectations.render.view import DefaultJinjaPageView
+
+    return DefaultJinjaPageView().env.from_string(PAGE)
 
 
 class _Markup(str):
@@ -177,8 +190,9 @@ class _Markup(str):
 
 def _index_page(spec: PipelineSpec, results: Sequence[Listed]) -> str:
     lines = [
-        f'<tr><td><a href="{html.escape(quote(r.page))}">{html.escape(r.moment)}</a></td><td>{html.escape(r.what)}</td>'
-        f'<td class="{html.escape(r.status)}">{html.escape(r.status)}</td><td>{html.escape(r.reason)}</td></tr>'
+        f'<tr><td class="moment"><a href="{html.escape(quote(r.page))}">{html.escape(r.moment)}</a></td>'
+        f'<td>{html.escape(r.what)}</td><td class="{html.escape(r.status)}">{html.escape(r.status)}</td>'
+        f"<td>{html.escape(r.reason)}</td></tr>"
         for r in results
     ]
     name = html.escape(spec.name)

@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 import pytest
-from judged_shop import BASKET, KEY, aside, open_lake, score, scored, shop_spec, visit
+from judged_shop import BASKET, KEY, T0, aside, open_lake, score, scored, shop_spec, visit
 
 from flows import score as flow
 from perennial.errors import StageError
@@ -118,13 +118,13 @@ def test_a_batch_that_could_not_be_judged_is_not_scored_and_not_quarantined(
     import great_expectations.expectations as gxe
 
     visit(tmp_path, 1, ann=10)
-    # Numbers compared with a text: Great Expectations itself raises.
+    # Numbers compared with a date: Great Expectations itself raises.
     asked = gxe.ExpectColumnValuesToBeBetween
     with monkeypatch.context() as broken:
         broken.setattr(
             gxe,
             "ExpectColumnValuesToBeBetween",
-            lambda min_value, max_value, **told: asked(min_value="low", max_value="high", **told),
+            lambda min_value, max_value, **told: asked(min_value=T0, max_value=T0, **told),
         )
         with pytest.raises(StageError, match=r"could not be checked.*All rows wait"):
             score(tmp_path, 2, announce=announce)
