@@ -1,6 +1,6 @@
 """Great Expectations' Data Docs of a pipeline: its contract, and what the newest batches that were told of did not meet.
 
-Great Expectations renders the sections, but neither the pages nor the index. Its own pages load a dozen scripts and style
+Great Expectations renders the sections, but neither the pages nor the index. Its own pages load fifteen scripts and style
 sheets from other people's servers, without which the index is empty; they put values from the data in as they are, so that
 a value can be a script; and a site is built by rendering every result again.
 """
