@@ -112,7 +112,7 @@ async def stop(pipeline: str, judged: ValidationResult, now: datetime) -> NoRetu
     what = f"none of {counted(rows, 'row')} was scored: {judged.verdict.reason}"
     if judged.verdict.status is Status.FAIL and not judged.misfits:
         await quarantine(pipeline, judged, now)
-        mend = f"The {counted(judged.quarantined.height, 'row')} that failed are in quarantine, the next run scores the others"
+        mend = f"In quarantine: {counted(judged.quarantined.height, 'row')}; the next run scores the others"
     else:
         # The rows may be fine: it is the code, or the check, that is not. Nothing is quarantined, and all of them wait.
         mend = "All rows wait: mend the pipeline's features or its contract"

@@ -140,10 +140,16 @@ def _raised(info: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 def _batch_definition() -> Any:
     """One ephemeral context for the process: making it and its data source costs more than judging a batch."""
     import great_expectations as gx
-    from great_expectations.data_context.types.base import ProgressBarsConfig
+    from great_expectations.data_context.types.base import (
+        DataContextConfig,
+        InMemoryStoreBackendDefaults,
+        ProgressBarsConfig,
+    )
 
     logging.getLogger("great_expectations").setLevel(logging.ERROR)
-    context = gx.get_context(mode="ephemeral")
+    # Its own defaults would leave a folder for a site in the temporary directory of every process.
+    config = DataContextConfig(store_backend_defaults=InMemoryStoreBackendDefaults(init_temp_docs_sites=False))
+    context = gx.get_context(mode="ephemeral", project_config=config)
     context.enable_analytics(enable=False)
     context.variables.progress_bars = ProgressBarsConfig(globally=False, metric_calculations=False)
     asset = context.data_sources.add_pandas("perennial").add_dataframe_asset("batch")

@@ -347,7 +347,7 @@ def test_the_suite_says_what_each_column_is():
     assert [e.notes for e in suite.expectations] == ["miles", "miles", None, None, None]
 
 
-def test_judging_a_batch_and_its_pages_connects_to_nobody(tmp_path):
+def test_judging_a_batch_and_its_pages_connects_to_nobody_and_leaves_no_folder(tmp_path):
     code = """
 import socket, sys
 from datetime import UTC, datetime
@@ -362,6 +362,8 @@ from perennial.template.pipeline import PIPELINE
 from validation.contract import validate
 from validation.data_docs import write_data_docs
 rows = pl.DataFrame({e.column: ["x"] for e in PIPELINE.contract})
+import tempfile
+tempfile.mkdtemp = lambda *a, **k: refuse(None, "makes a temporary folder")
 found = validate(rows, PIPELINE.contract, "shop")
 print(found.verdict.status.name, write_data_docs(Path(sys.argv[1]), PIPELINE, found, "score", datetime(2026, 1, 1, tzinfo=UTC)))
 """
