@@ -65,7 +65,7 @@ def predictions(
 
 
 def first_made(made: pl.DataFrame) -> pl.DataFrame:
-    """Of the rows of each prediction (key and event time) the one made first: two score runs at once both make one.
+    """Of the rows of each prediction (key and event time) the one made first: score runs of an older version could both make one.
 
     Rows without a key are not one another's duplicates, and the contract must see each of them.
     """

@@ -13,18 +13,19 @@ from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
 
 from features.labels import LABEL, PREDICTIONS, Outcomes, outcomes, predictions
 from features.lake import CREATED_TIMESTAMP, EVENT_TIMESTAMP
+from features.once import without
 from features.store import ENTITY_KEY
 from flows.context import Context, announce, champion, moment, open_context
 from flows.drift import DriftCheck, check_drift
 from flows.stage import stage
 from perennial.errors import UsageError
 from rollout.ledger import Model
-from serving.batch import MODEL_VERSION, SCORE
+from serving.batch import MODEL_VERSION, PREDICTION_COLUMNS, SCORE, feature_columns
 from serving.predictor import BUNDLE_FILE, read_bundle_file
 from training.decision import RetrainDecision, decide
 from training.history import champion_history
 from validation.calibration import Calibration
-from validation.contract import ValidationResult, validate
+from validation.contract import FAILED, ValidationResult, fingerprint, validate
 from validation.drift import DriftVerdict
 from validation.estimate import (
     EstimateCheck,
@@ -35,13 +36,12 @@ from validation.estimate import (
 )
 from validation.log import last_statuses, record_verdicts
 from validation.performance import PerformanceVerdict, measure_performance
+from validation.quarantine import CONTRACT, quarantined
 from validation.report import drift_table, drift_table_markdown
 from validation.slices import SliceReference
 from validation.verdict import Status, Verdict
 
-QUARANTINE = "quarantine"
-PREDICTION = (ENTITY_KEY, EVENT_TIMESTAMP)
-MEASURED = (*PREDICTION, SCORE, MODEL_VERSION, CREATED_TIMESTAMP)
+MEASURED = (ENTITY_KEY, EVENT_TIMESTAMP, SCORE, MODEL_VERSION, CREATED_TIMESTAMP)
 EVENTS = {
     "data": "perennial.data.invalid",
     "drift": "perennial.drift.detected",
@@ -86,17 +86,19 @@ class Measured:
 
 @stage()
 def validate_window(pipeline: str, since: datetime, until: datetime) -> ValidationResult:
-    """Judge the window's feature rows by the contract; keep those that fail it aside."""
+    """Judge the window's feature rows by the contract: those that were predicted from, and the quarantined ones."""
     context = open_context(pipeline)
     rows = predictions(context.lake, since, until) if context.lake.exists(PREDICTIONS) else _no_predictions(context)
-    result = validate(rows, context.spec.contract, f"{pipeline} features")
-    quarantine = result.quarantined
-    if quarantine.height and context.lake.exists(QUARANTINE):
-        kept = context.lake.read(QUARANTINE, columns=PREDICTION)
-        quarantine = quarantine.join(kept, on=PREDICTION, how="anti", nulls_equal=True)
-    if quarantine.height:
-        context.lake.append(QUARANTINE, quarantine, partition_by=None)
-    return result
+    aside = quarantined(context.lake, since, until)
+    if aside.width:
+        # Scored after all, where another contract let it pass.
+        aside = without(aside, rows).drop(FAILED)
+    # Rows that met this very contract when they were scored need no second look.
+    met = pl.col(CONTRACT) == fingerprint(context.spec.contract)
+    rows = rows if CONTRACT in rows.columns else rows.with_columns(pl.lit(None, pl.String).alias(CONTRACT))
+    again = pl.concat([rows.remove(met), aside], how="diagonal_relaxed")
+    columns = feature_columns(context.spec) | PREDICTION_COLUMNS
+    return validate(again, context.spec.contract, pipeline, columns, met=rows.filter(met))
 
 
 @stage()
@@ -233,6 +235,7 @@ def _no_predictions(context: Context) -> pl.DataFrame:
             **{f.name: kinds[f.kind] for f in context.spec.features},
             SCORE: pl.Float64(),
             MODEL_VERSION: pl.String(),
+            CONTRACT: pl.String(),
             CREATED_TIMESTAMP: pl.Datetime("us", "UTC"),
         }
     )

@@ -22,7 +22,7 @@ from pipelines.spec import Family
 from rollout.ledger import Model
 from serving.batch import SCORE
 from training import registry
-from training.dataset import TrainingSet, build_training_set
+from training.dataset import TrainingSet, build_training_set, meeting_contract
 from training.decision import hindrance
 from training.export import export
 from training.fit import Candidate, fit
@@ -90,9 +90,10 @@ def refuse_hindsight(pipeline: str, model: Model | None, as_of: datetime) -> Non
 
 @stage()
 def assemble(pipeline: str, as_of: datetime) -> TrainingSet:
-    """Every labelled row known at that moment, pinned to lake snapshots."""
+    """Every labelled row known at that moment that meets the contract, pinned to lake snapshots."""
     context = open_context(pipeline)
-    return build_training_set(context.spec, context.settings, context.lake, as_of)
+    built = build_training_set(context.spec, context.settings, context.lake, as_of)
+    return meeting_contract(built, context.spec)
 
 
 @stage()

@@ -1,26 +1,40 @@
-"""Scored events -> features as they were known -> the champion -> predictions."""
+"""Scored events -> features as they were known -> the contract -> the champion -> predictions."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NoReturn
 
 import polars as pl
 from prefect import flow, get_run_logger
 
-from features.labels import PREDICTIONS
-from flows.context import champion, moment, open_context, predictor
+from features.store import historical
+from flows.context import announce, champion, moment, open_context, predictor
+from flows.data_docs import document
 from flows.stage import stage
+from perennial.errors import StageError
+from perennial.wording import counted
 from rollout.ledger import Model
 from serving import batch
+from validation.contract import ValidationResult, fingerprint, validate
+from validation.quarantine import keep_aside
+from validation.verdict import Status
 
 
 @dataclass(frozen=True)
 class ScoreSummary:
-    """What one scoring run did: predictions made, and by which version (None = there is no champion yet)."""
+    """What one scoring run did.
+
+    Attributes:
+        scored_rows: predictions made.
+        version: by which version; None = there is no champion yet.
+        quarantined_rows: rows that failed the contract in a batch that passed, and were kept aside instead.
+    """
 
     scored_rows: int
     version: str | None
+    quarantined_rows: int = 0
 
 
 @stage()
@@ -31,18 +45,37 @@ def find_unscored(pipeline: str, as_of: datetime) -> pl.DataFrame:
 
 
 @stage()
-def predict(pipeline: str, events: pl.DataFrame, model: Model, as_of: datetime) -> int:
-    """Score the events with the champion and keep the predictions with their features."""
+def build_features(pipeline: str, events: pl.DataFrame) -> pl.DataFrame:
+    """The events' features as they were known at each."""
     context = open_context(pipeline)
-    predictions = batch.score(context.settings, context.spec, events, predictor(model.uri), model.version, as_of)
-    if predictions.height:
-        context.lake.append(PREDICTIONS, predictions)
-    return predictions.height
+    return historical(context.spec, context.settings, events, {})
+
+
+@stage()
+def validate_batch(pipeline: str, rows: pl.DataFrame) -> ValidationResult:
+    """Judge the feature rows by the contract, before they are scored."""
+    spec = open_context(pipeline).spec
+    return validate(rows, spec.contract, pipeline, batch.feature_columns(spec))
+
+
+@stage()
+def quarantine(pipeline: str, judged: ValidationResult, as_of: datetime) -> int:
+    """Keep the rows that failed their contract aside; they are not looked at again until it changes."""
+    context = open_context(pipeline)
+    return keep_aside(context.lake, judged.quarantined, fingerprint(context.spec.contract), as_of)
+
+
+@stage()
+def predict(pipeline: str, rows: pl.DataFrame, model: Model, as_of: datetime) -> int:
+    """Score the rows with the champion and keep the predictions with their features."""
+    context = open_context(pipeline)
+    predictions = batch.score(context.spec, rows, predictor(model.uri), model.version, as_of)
+    return batch.keep_predictions(context.lake, predictions)
 
 
 @flow(name="score", flow_run_name="score {pipeline}")
 async def score(pipeline: str = "flights", as_of: datetime | None = None) -> ScoreSummary:
-    """Score the events that came in since the last run.
+    """Score the events that came in since the last run, unless they break the pipeline's contract.
 
     Args:
         pipeline: Name of the pipeline, a folder below `pipelines/`.
@@ -55,4 +88,33 @@ async def score(pipeline: str = "flights", as_of: datetime | None = None) -> Sco
             "nothing was scored: %s has no champion yet; run `perennial retrain %s`", pipeline, pipeline
         )
         return ScoreSummary(0, None)
-    return ScoreSummary(await predict(pipeline, await find_unscored(pipeline, now), model, now), model.version)
+    events = await find_unscored(pipeline, now)
+    if not events.height:
+        return ScoreSummary(0, model.version)
+    judged = await validate_batch(pipeline, await build_features(pipeline, events))
+    if judged.verdict.status >= Status.ERROR:
+        await stop(pipeline, judged, now)
+    aside = await quarantine(pipeline, judged, now)
+    if aside or not judged.verdict.passed:
+        get_run_logger().warning("%s; quarantined: %s", judged.verdict.reason, counted(aside, "row"))
+    return ScoreSummary(await predict(pipeline, judged.valid, model, now), model.version, aside)
+
+
+async def stop(pipeline: str, judged: ValidationResult, now: datetime) -> NoReturn:
+    """Tell that a batch breaks its contract, put its bad rows aside, and end the run.
+
+    Raises:
+        StageError: always.
+    """
+    rows = judged.valid.height + judged.quarantined.height
+    # First: killed in between, the next run finds the same batch and tells once more. Afterwards it would find good rows only.
+    announce("perennial.data.invalid", pipeline, {"as_of": now.isoformat(), **judged.verdict.as_dict()})
+    what = f"none of {counted(rows, 'row')} was scored: {judged.verdict.reason}"
+    if judged.verdict.status is Status.FAIL and not judged.misfits:
+        await quarantine(pipeline, judged, now)
+        mend = f"In quarantine: {counted(judged.quarantined.height, 'row')}; the next run scores the others"
+    else:
+        # The rows may be fine: it is the code, or the check, that is not. Nothing is quarantined, and all of them wait.
+        mend = "All rows wait: mend the pipeline's features or its contract"
+    link = await document(pipeline, judged, "score", now)
+    raise StageError(f"{what}. {mend}. See {link}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from perennial import alert_commands, dead_letter_commands, feature_commands, lake_commands
+from perennial import alert_commands, contract_commands, dead_letter_commands, feature_commands, lake_commands
 from perennial.arguments import AsOf, PipelineName, moment
 from perennial.drift_commands import drift
 from perennial.errors import PerennialError, UnreachableError, UsageError
@@ -29,6 +29,7 @@ app = typer.Typer(
 app.add_typer(feature_commands.app, name="features")
 app.add_typer(lake_commands.app, name="lake")
 app.add_typer(dead_letter_commands.app, name="dead-letters")
+app.add_typer(contract_commands.app, name="contract")
 app.add_typer(alert_commands.app, name="alerts")
 
 app.command()(drift)
@@ -169,6 +170,8 @@ def score(pipeline: PipelineName, as_of: AsOf = None) -> None:
 
     summary = run(flow(pipeline, now))
     print(f"{counted(summary.scored_rows, 'prediction')} by version {summary.version}")
+    if summary.quarantined_rows:
+        print(f"{counted(summary.quarantined_rows, 'row')} did not meet the contract and are in quarantine")
 
 
 @app.command()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 import polars as pl
@@ -11,9 +11,11 @@ import polars as pl
 from features.labels import LABEL, join_labels, labels
 from features.lake import EVENT_TIMESTAMP, Lake, first_of_each
 from features.store import ENTITY_KEY, historical, view_table
-from perennial.errors import UsageError
+from perennial.errors import StageError, UsageError
 from perennial.settings import Settings
 from pipelines.spec import Feature, PipelineSpec
+from validation.contract import Kind, validate
+from validation.verdict import Status
 
 ROW = "_row"
 
@@ -29,6 +31,7 @@ class TrainingSet:
         train: feature columns, `entity_key` (string), `event_timestamp` (UTC), `label` (boolean).
         holdout: the same columns, later than every training row.
         snapshots: the lake snapshot each table was read at.
+        left_out_rows: rows that are in neither, because they do not meet the pipeline's contract.
     """
 
     pipeline: str
@@ -37,6 +40,7 @@ class TrainingSet:
     train: pl.DataFrame
     holdout: pl.DataFrame
     snapshots: Mapping[str, int]
+    left_out_rows: int = 0
 
 
 def build_training_set(spec: PipelineSpec, settings: Settings, lake: Lake, as_of: datetime) -> TrainingSet:
@@ -82,3 +86,26 @@ def build_training_set(spec: PipelineSpec, settings: Settings, lake: Lake, as_of
     )
     split = pl.col(EVENT_TIMESTAMP) < as_of - timedelta(seconds=spec.retrain.holdout_s)
     return TrainingSet(spec.name, as_of, spec.features, frame.filter(split), frame.filter(~split), snapshots)
+
+
+def meeting_contract(training_set: TrainingSet, spec: PipelineSpec) -> TrainingSet:
+    """The training set without the rows that break the pipeline's contract, as they are not scored either.
+
+    Raises:
+        StageError: the set as a whole fails the contract, or could not be judged by it.
+    """
+    rows = pl.concat([training_set.train, training_set.holdout])
+    columns: dict[str, Kind] = {ENTITY_KEY: "any", EVENT_TIMESTAMP: "any", LABEL: "any"}
+    judged = validate(rows, spec.contract, spec.name, columns | {f.name: f.kind for f in spec.features})
+    if judged.verdict.status >= Status.ERROR:
+        raise StageError(
+            f"nothing was trained: the training set fails its contract: {judged.verdict.reason}; mend the source, or the "
+            f"contract, which `perennial contract check {spec.name}` tries"
+        )
+    is_train = pl.col(EVENT_TIMESTAMP) < training_set.as_of - timedelta(seconds=spec.retrain.holdout_s)
+    return replace(
+        training_set,
+        train=judged.valid.filter(is_train),
+        holdout=judged.valid.filter(~is_train),
+        left_out_rows=judged.quarantined.height,
+    )

@@ -20,7 +20,7 @@ from shop import Place, Shop
 
 PRELOADED = ["features.light_feast", "features.feast_online", "features.feast_lake", "features.feast_redis", "kafka"]
 PRELOADED += ["kafka.admin", "pyiceberg.catalog.sql", "pyiceberg.io.pyarrow", "pyiceberg.table.update", "fastavro"]
-PRELOADED += ["sqlalchemy.dialects.sqlite", "watched"]
+PRELOADED += ["sqlalchemy.dialects.sqlite", "watched", "judged_shop", "great_expectations"]
 
 
 @pytest.fixture(scope="session")

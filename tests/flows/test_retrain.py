@@ -10,14 +10,16 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import polars as pl
 import pytest
 
 from features.lake import Lake
 from flows import retrain
-from perennial.errors import UsageError
+from perennial.errors import StageError, UsageError
 from perennial.settings import Settings
 from perennial.template.pipeline import PIPELINE
 from rollout.ledger import Ledger, Model
+from training.dataset import TrainingSet
 from training.gate import compare
 from training.history import champion_history, retrains
 from training.registry import ModelVersion
@@ -26,6 +28,7 @@ NOW = datetime(2024, 5, 1, tzinfo=UTC)
 DAY = timedelta(days=1)
 CHAMPION = Model("4", "file:///bundle")
 COMPARE = retrain.compare_models.fn
+ASSEMBLE = retrain.assemble.fn
 
 
 @pytest.fixture
@@ -105,3 +108,16 @@ def test_a_retrain_that_fails_is_remembered(lake: Lake, tmp_path: Path, monkeypa
     assert retrains(lake) == []
     ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
     assert champion_history(lake, ledger, PIPELINE, NOW + 2 * DAY).last_unended == NOW + DAY
+
+
+def test_history_that_breaks_the_contract_stops_the_retrain(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    fine = {f.name: 1.0 if f.kind == "numeric" else "hat" for f in PIPELINE.features}
+    rows = pl.DataFrame({"entity_key": ["o1", "o2"], "event_timestamp": NOW, "label": True, **fine}).with_columns(
+        product=pl.Series(["sofa", "hat"])
+    )
+    built = TrainingSet("shop", NOW, PIPELINE.features, rows.clear(), rows, {})
+    monkeypatch.setattr(retrain, "build_training_set", lambda *_: built)
+    monkeypatch.setattr(retrain, "assemble", ASSEMBLE)
+    with pytest.raises(StageError, match=r"product in .* fails in 1 of 2 rows"):
+        run(NOW + DAY)
+    assert retrains(lake) == []

@@ -10,9 +10,10 @@ import pytest
 from features.events import events_schema
 from features.labels import PREDICTIONS
 from features.lake import Lake
+from features.store import historical
 from perennial.settings import Settings
 from pipelines.spec import EventField, EventSpec, Feature, LabelSpec, PipelineSpec, ScoredSpec
-from serving.batch import score, unscored
+from serving.batch import keep_predictions, score, unscored
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 VISIT = EventSpec(
@@ -89,10 +90,9 @@ def asked(lake: Lake, as_of: float) -> list[Visit]:
 
 def run(lake: Lake, where: Settings, as_of: float) -> int:
     """A run of scoring as the flow does it."""
-    made = score(where, SPEC, unscored(lake, SPEC, hours(as_of)), Share(), "1", hours(as_of))
-    if made.height:
-        lake.append(PREDICTIONS, made)
-    return made.height
+    rows = historical(SPEC, where, unscored(lake, SPEC, hours(as_of)), {})
+    made = score(SPEC, rows, Share(), "1", hours(as_of))
+    return keep_predictions(lake, made)
 
 
 def test_a_key_that_is_asked_about_again_is_scored_again(lake: Lake, where: Settings) -> None:

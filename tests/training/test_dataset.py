@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -9,12 +10,12 @@ from polars.testing import assert_frame_equal
 
 from features.events import events_schema
 from features.lake import Lake
-from perennial.errors import UsageError
+from perennial.errors import StageError, UsageError
 from perennial.settings import Settings
 from perennial.template.events import FIRST_DAY, PLACED, SETTLED
 from perennial.template.pipeline import PIPELINE
-from pipelines.spec import EventSpec, PipelineSpec
-from training.dataset import TrainingSet, build_training_set
+from pipelines.spec import EventSpec, Expectation, PipelineSpec
+from training.dataset import TrainingSet, build_training_set, meeting_contract
 
 AS_OF = FIRST_DAY + timedelta(days=10)
 OWN = {"price_eur", "placed_hour", "has_voucher", "product"}
@@ -152,3 +153,55 @@ def test_the_pipelines_features_cannot_see_the_label(tmp_path: Path) -> None:
 def test_a_horizon_that_is_too_short_for_every_label_is_told(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"2 came after the horizon of 172800 s"):
         built(Settings(home=tmp_path), [("a", 0), ("b", 0)], [("a", 49, True), ("b", 72, False)])
+
+
+VALID = TrainingSet(
+    SPEC.name,
+    AS_OF,
+    SPEC.features,
+    train=pl.DataFrame(),
+    holdout=pl.DataFrame(),
+    snapshots={},
+)
+
+
+def judged_set(contract: tuple[Expectation, ...], **changed: list[float | None]) -> tuple[TrainingSet, PipelineSpec]:
+    """Eight orders, of which the last four are later than the newest of training."""
+    at = [AS_OF - timedelta(seconds=SPEC.retrain.holdout_s) + timedelta(hours=h) for h in range(-4, 4)]
+    fine = {f.name: [1.0] * 8 if f.kind == "numeric" else ["hat"] * 8 for f in SPEC.features} | changed
+    keys = {"entity_key": [f"o{i}" for i in range(8)], "event_timestamp": at, "label": [True, False] * 4}
+    rows = pl.DataFrame(keys | fine)
+    return replace(VALID, train=rows.head(4), holdout=rows.tail(4)), SPEC.model_copy(update={"contract": contract})
+
+
+PRICE = Expectation(column="price_eur", kind="between", minimum=0, mostly=0.75)
+
+
+def test_rows_that_break_the_contract_are_not_trained_on_nor_compared_on() -> None:
+    prices = [1.0, -1.0, 2.0, 3.0, 4.0, 5.0, 6.0, -7.0]
+    built, spec = judged_set((PRICE,), price_eur=prices)
+    found = meeting_contract(built, spec)
+    assert found.train["entity_key"].to_list() == ["o0", "o2", "o3"]
+    assert found.holdout["entity_key"].to_list() == ["o4", "o5", "o6"]
+    assert found.left_out_rows == 2
+    assert found.train.columns == built.train.columns
+
+
+def test_a_training_set_that_fails_its_contract_is_refused_with_the_numbers() -> None:
+    built, spec = judged_set((PRICE,), price_eur=[-1.0, -2.0, -3.0, 4.0, 5.0, 6.0, 7.0, 8.0])
+    with pytest.raises(StageError, match=r"nothing was trained.*fails in 3 of 8 rows \(62.50% met, 75.00% due\)"):
+        meeting_contract(built, spec)
+
+
+def test_a_training_set_whose_columns_are_not_the_pipelines_is_refused() -> None:
+    built, spec = judged_set((PRICE,))
+    text = pl.col("placed_hour").cast(pl.String)
+    built = replace(built, train=built.train.with_columns(text), holdout=built.holdout.with_columns(text))
+    with pytest.raises(StageError, match="column 'placed_hour' is String, but the pipeline says numeric"):
+        meeting_contract(built, spec)
+
+
+def test_a_column_without_a_value_is_trained_on_as_it_is_scored() -> None:
+    built, spec = judged_set((PRICE,), price_eur=[None] * 8)
+    found = meeting_contract(built, spec)
+    assert (found.train.height, found.holdout.height, found.left_out_rows) == (4, 4, 0)

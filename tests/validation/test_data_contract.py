@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import math
 import re
+import subprocess
+import sys
 from datetime import UTC, datetime
 
 import polars as pl
@@ -12,7 +14,8 @@ from polars.testing import assert_frame_equal
 
 from perennial.errors import UsageError
 from pipelines.spec import Expectation
-from validation.contract import FAILED, describe, validate
+from validation.contract import FAILED, SLICE_ROWS, describe, fingerprint, validate
+from validation.suite import compile_suite
 from validation.verdict import Status
 
 DISTANCE = Expectation(column="distance", kind="between", minimum=0, maximum=6000)
@@ -249,3 +252,121 @@ def test_every_failing_row_of_a_large_batch_is_found():
     batch = pl.DataFrame({"x": range(30_000)})
     found = validate(batch, (Expectation(column="x", kind="between", minimum=20_000),), "batch")
     assert found.valid["x"].to_list() == list(range(20_000, 30_000))
+
+
+def test_a_batch_of_several_slices_is_judged_as_one() -> None:
+    rows = 2 * SLICE_ROWS + 5
+    x = pl.int_range(rows, eager=True).alias("x")
+    batch = pl.DataFrame({"x": x}).with_columns(key=pl.when(pl.col("x") == rows - 1).then(3).otherwise("x"))
+    contract = (
+        Expectation(column="x", kind="between", minimum=7, maximum=2 * SLICE_ROWS),
+        Expectation(column="key", kind="unique", mostly=0.5),
+    )
+    found = validate(batch, contract, "batch")
+    # 0 to 6 are too small, the last four too large; 3 is the key of the fourth and of the last.
+    assert found.quarantined["x"].to_list() == [*range(7), *range(rows - 4, rows)]
+    assert found.quarantined[FAILED][3] == "x between 7 and 200000; key unique"
+    assert [j.failed_rows for j in found.judgements] == [11, 2]
+    assert f"fails in 11 of {rows} rows" in found.verdict.reason
+
+
+def test_rows_that_met_the_contract_before_count_and_are_not_judged_again():
+    met = flights(distance=[1.0, 2.0, None, math.nan])
+    again = flights(distance=[-1.0, 5.0, None, 7.0])
+    half = DISTANCE.model_copy(update={"mostly": 0.8})
+    found = validate(again, (half, HERE.model_copy(update={"mostly": 0.5})), "window", met=met)
+    # Of the 8 rows, 2 and 1 have no distance; of the other 5, one is negative.
+    assert found.verdict.status is Status.PASS
+    assert [(j.checked_rows, j.missing_rows, j.failed_rows) for j in found.judgements] == [(5, 3, 1), (8, 0, 1)]
+    assert found.valid["distance"].to_list()[:3] == [1.0, 2.0, None]
+    assert found.valid.height == 6
+    alone = validate(again.clear(), (DISTANCE,), "window", met=met)
+    assert (alone.verdict.status, alone.verdict.measurements["rows"]) == (Status.PASS, 4)
+    stricter = validate(again, (half.model_copy(update={"mostly": 0.81}),), "window", met=met)
+    assert "fails in 1 of 5 rows (80.00% met, 81.00% due)" in stricter.verdict.reason
+
+
+KINDS = {"flight_id": "any", "distance": "numeric", "origin": "categorical", "carrier": "categorical"}
+
+
+def test_a_new_column_is_told_and_fails_nothing():
+    found = validate(flights(gate=["A1"] * 4), CONTRACT, "departures", KINDS)
+    assert found.verdict.status is Status.PASS
+    assert found.verdict.reason.endswith("new columns that the pipeline does not name: gate (String)")
+
+
+@pytest.mark.parametrize(
+    ("batch", "told"),
+    [
+        (flights().drop("carrier"), "column 'carrier' is missing; there is distance, flight_id, origin"),
+        (flights(carrier=[1, 2, 3, 4]), "column 'carrier' is Int64, but the pipeline says categorical"),
+        (flights(distance=["1", "2", "3", "4"]), "column 'distance' is String, but the pipeline says numeric"),
+        (flights(distance=[[1.0]] * 4), "column 'distance' is List(Float64), but the pipeline says numeric"),
+    ],
+)
+def test_a_column_that_is_not_what_the_pipeline_says_fails_the_batch_though_no_line_names_it(batch, told):
+    found = validate(batch, (KEY,), "departures", KINDS)
+    assert found.verdict.status is Status.FAIL
+    assert found.misfits == (told,)
+    assert found.valid.is_empty()
+    assert set(found.quarantined[FAILED]) == {told}
+
+
+def test_a_column_without_a_value_has_no_type_to_be_wrong():
+    found = validate(flights(distance=[None] * 4), (KEY,), "departures", KINDS)
+    assert found.verdict.status is Status.PASS
+
+
+def test_the_fingerprint_is_that_of_the_lines_whatever_their_order():
+    told = fingerprint(CONTRACT)
+    assert re.fullmatch("[0-9a-f]{16}", told)
+    assert fingerprint((*reversed(CONTRACT), HERE)) == told
+    changed = [
+        CONTRACT[1:],
+        (*CONTRACT, CARRIER.model_copy(update={"column": "origin"})),
+        *(
+            (HERE, DISTANCE.model_copy(update=one))
+            for one in ({}, {"minimum": 1.0}, {"maximum": None}, {"mostly": 0.9})
+        ),
+        (HERE, ORIGIN),
+        (HERE, ORIGIN.model_copy(update={"values": ("JFK",)})),
+    ]
+    assert len({told, *(fingerprint(c) for c in changed)}) == len(changed) + 1
+
+
+def test_the_examples_are_the_values_that_failed_the_most_frequent_first_and_cut():
+    long = "x" * 1_000
+    found = validate(flights(carrier=["?", long, long, "AA"]), (CARRIER, HERE), "departures")
+    assert found.judgements[0].examples == (("x" * 200, 2), ("?", 1))
+    assert found.judgements[1].examples == ()
+
+
+def test_the_suite_says_what_each_column_is():
+    suite = compile_suite("flights", CONTRACT, flights().schema, {"distance": "miles"}, "Departures.")
+    assert (suite.name, suite.notes, len(suite.expectations)) == ("flights", "Departures.", 5)
+    assert [e.notes for e in suite.expectations] == ["miles", "miles", None, None, None]
+
+
+def test_judging_a_batch_and_its_pages_connects_to_nobody_and_leaves_no_folder(tmp_path):
+    code = """
+import socket, sys
+from datetime import UTC, datetime
+from pathlib import Path
+def refuse(*arguments):
+    print("connects to", arguments[1:], flush=True)
+    raise OSError("no network")
+socket.socket.connect = socket.socket.connect_ex = refuse
+socket.getaddrinfo = lambda *a, **k: refuse(None, *a)
+import polars as pl
+from perennial.template.pipeline import PIPELINE
+from validation.contract import validate
+from validation.data_docs import write_data_docs
+rows = pl.DataFrame({e.column: ["x"] for e in PIPELINE.contract})
+import tempfile
+tempfile.mkdtemp = lambda *a, **k: refuse(None, "makes a temporary folder")
+found = validate(rows, PIPELINE.contract, "shop")
+print(found.verdict.status.name, write_data_docs(Path(sys.argv[1]), PIPELINE, found, "score", datetime(2026, 1, 1, tzinfo=UTC)))
+"""
+    ran = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert ran.stdout.startswith("FAIL ")
+    assert "connects to" not in ran.stdout
