@@ -254,7 +254,7 @@ def readable(values: pl.Series, kind: Kind) -> pl.Series | None:
     if dtype.is_float():
         values = values.fill_nan(None)
     if kind == "categorical":
-        return None if dtype.is_nested() or dtype in (pl.Binary, pl.Object) else values.cast(pl.String)
+        return None if dtype.is_nested() or dtype in (pl.Binary, pl.Duration, pl.Object) else values.cast(pl.String)
     if dtype.is_numeric() or dtype in (pl.Boolean, pl.Null, pl.String):
         return values.cast(pl.Float64, strict=False).fill_nan(None)
     return None

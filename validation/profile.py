@@ -14,13 +14,15 @@ from numpy.typing import NDArray
 
 from perennial.errors import StateError, UsageError
 from pipelines.spec import DriftPolicy, Feature
-from validation.bins import VOID, Counts, FeatureBins, FeatureCounts, bins_of
+from validation.bins import VOID, Counts, FeatureBins, FeatureCounts, Kind, bins_of
 from validation.hours import DAY_H, HourlyProfiles, hours_of
 
 SCORE = "score"
 """The column of the model's scores, profiled as one more numeric feature."""
 
 VERSION = 2
+
+_KINDS: Mapping[str, Kind] = {"numeric": "numeric", "categorical": "categorical"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,11 +59,24 @@ class ReferenceProfile:
         features: bins of each feature and of the score.
         counts: the reference's counts, the features' bins one after the other.
         hours: the same by hour; without them rows are taken to be independent.
+
+    Raises:
+        StateError: the hours are of other bins, or do not add up to the counts.
     """
 
     features: tuple[FeatureBins, ...]
     counts: tuple[int, ...]
     hours: HourlyProfiles | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.hours is None:
+            return
+        sums = self.hours.counts.sum(axis=0).tolist() if self.hours.hours.size else [0] * len(self.counts)
+        if self.hours.reference != self.fingerprint or sums != list(self.counts):
+            raise StateError(
+                f"the hours of a reference profile do not add up to its counts on the bins {self.fingerprint}; "
+                "retrain, or release a model that has those of its own."
+            )
 
     @cached_property
     def fingerprint(self) -> str:
@@ -115,7 +130,7 @@ class ReferenceProfile:
             bins = tuple(
                 FeatureBins(
                     feature=b["feature"],
-                    kind=b["kind"],
+                    kind=_KINDS[b["kind"]],
                     edges=tuple(float(e) for e in b["edges"]),
                     categories=tuple(b["categories"]),
                     others=tuple(b["others"]),
