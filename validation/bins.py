@@ -121,7 +121,7 @@ class FeatureBins:
             below = 0
         if inner and self.edges[-1] != _just_above(self.edges[-2]):
             above = inner - 1
-        elif below == 0:
+        elif inner and below == 0:
             above = inner
         return (*range(inner), below, above, *void)
 

@@ -152,6 +152,9 @@ def _judge(
     elif rates == [1.0, 1.0]:
         status = Status.INCONCLUSIVE
         reason = f"no value in {was.sum()} reference rows and none in {now.sum()} current ones"
+    elif rates[0] == 1.0 and level < 2:
+        status = Status.INCONCLUSIVE
+        reason = f"no value in {was.sum()} reference rows; {rates[1]:.1%} of {now.sum()} current ones have none"
     elif rates[1] == 1.0 and rates[1] - rates[0] < policy.share_drift_at:
         status = Status.INCONCLUSIVE
         reason = f"no value in {now.sum()} current rows; in the reference {rates[0]:.1%} of rows had none"
