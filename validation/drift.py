@@ -167,7 +167,7 @@ def _judge(
         status = Status.FAIL if level == 2 and matters else Status.INCONCLUSIVE if blind else Status.PASS
         watched = level > 0 and status is Status.PASS
         named = [move for move in moves if (move.blind if blind else move.level == level > 0)]
-        reason = ", and ".join(move.told() for move in named) or f"PSI {moves[0].size:.3f}"
+        reason = ", and ".join(move.told() for move in named) or _psi_told(moves[0].size)
         if blind:
             reason += f"; too few days to rule out chance, {MORE_DAYS}"
         if level == 2 and not matters:
@@ -178,6 +178,10 @@ def _judge(
             )
     since = since_when(reference, comparison, position) if watched or status is Status.FAIL else None
     return FeatureDrift(feature, moves[0].size, rates[0], rates[1], status, reason, watched, share, moves, since)
+
+
+def _psi_told(psi: float) -> str:
+    return f"PSI {psi:.3f}" if np.isfinite(psi) else "there is no value that both sides know"
 
 
 def _void(counts: np.ndarray[tuple[int], np.dtype[np.int64]]) -> str:
@@ -254,12 +258,13 @@ def _reason(found: list[FeatureDrift], status: Status, rows: int, comparison: Co
         return f"{_sentences(f for f in found if f.status is status)}{also}"
     most = max(found, key=lambda f: f.psi if np.isfinite(f.psi) else -1.0)
     values = next(m for m in most.moves if m.kind == "values")
-    as_days_do = (
-        f", as its days differ among themselves ({values.chance_told})"
-        if values.chance < 1 and not values.level
-        else ""
+    why = ""
+    if values.chance < 1 and not values.level:
+        alike = "so few rows may by chance" if comparison.why_rows else "its days differ among themselves"
+        why = f", as {alike} ({values.chance_told})"
+    return (
+        f"none of {len(found)} columns drifted in {over}: the most is {most.feature}, {_psi_told(most.psi)}{why}{also}"
     )
-    return f"none of {len(found)} columns drifted in {over}: the most is {most.feature}, PSI {most.psi:.3f}{as_days_do}{also}"
 
 
 def _sentences(drifts: Iterable[FeatureDrift]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -94,10 +94,6 @@ class ReferenceProfile:
     def profile(self) -> Profile:
         """The reference's own counts."""
         return Profile(self.fingerprint, np.array(self.counts, dtype=np.int64))
-
-    def empty(self) -> Profile:
-        """The profile of no rows: merging with it changes nothing."""
-        return Profile(self.fingerprint, np.zeros(len(self.counts), dtype=np.int64))
 
     def of(self, profile: Profile, feature: str) -> FeatureCounts:
         """One feature's counts; UsageError when the profile was counted on other bins, KeyError for another feature."""
@@ -236,20 +232,6 @@ def _of_one_day(values: pl.Series, bins: FeatureBins, days: Counts) -> NDArray[n
     once = rows.group_by("value").agg(pl.col("day").n_unique() == 1).filter("day").get_column("value")
     rare = once.filter(once.is_in(pl.Series(bins.others, dtype=pl.String)))
     return rows.get_column("value").is_in(rare.implode()).fill_null(False).to_numpy()
-
-
-def merge(a: Profile, b: Profile) -> Profile:
-    """The profile of both windows together; UsageError when they were counted on different bins."""
-    _same_bins(a.reference, b)
-    return Profile(a.reference, a.counts + b.counts)
-
-
-def merge_all(profiles: Iterable[Profile], reference: ReferenceProfile) -> Profile:
-    """The profile of any number of windows together, of none as well."""
-    found = list(profiles)
-    for one in found:
-        _same_bins(reference.fingerprint, one)
-    return Profile(reference.fingerprint, np.sum([one.counts for one in found], axis=0)) if found else reference.empty()
 
 
 def _same_bins(fingerprint: str, profile: Profile) -> None:

@@ -264,6 +264,30 @@ def test_a_window_counted_on_other_bins_is_refused():
             detect_drift(REFERENCE, windows, POLICY)
 
 
+def test_a_move_that_so_few_rows_may_show_by_chance_is_told_as_such():
+    # 15 of 20 against 150 of 300: PSI ln(3)/4, times 1 / (1/300 + 1/20) a chi-square of 5.15 and one degree.
+    def mostly_void(a, b):
+        return pl.DataFrame({"c": ["a"] * a + ["b"] * b + [None] * (15 * (a + b))})
+
+    reference = build_reference(mostly_void(150, 150), FEATURES[1:], POLICY, extra=())
+    found = judged(mostly_void(15, 5), reference=reference, policy=DriftPolicy(persistence=1, min_rows=300))
+    assert found.verdict.status is Status.PASS
+    chance = chi2(1).sf(math.log(3) / 4 / (1 / 300 + 1 / 20))
+    assert found.verdict.reason.startswith(
+        "none of 1 columns drifted in 320 rows: the most is c, PSI 0.275, as so few rows may by chance "
+        f"(chance {chance:.4f}); rows counted as independent"
+    )
+
+
+def test_a_column_of_unseen_values_alone_is_told_without_a_number_that_is_none():
+    unseen = frame(2).with_columns(c=pl.lit("SWF"))
+    c = by_name(judged(unseen, {"x": 1.0, "c": 0.0}))["c"]
+    assert math.isnan(c.psi)
+    assert (c.status, c.watched) == (Status.PASS, True)
+    assert c.reason == "rows of a category never seen 0.0% -> 100.0%, chance below 0.0001; the model does not use it"
+    assert "nan" not in judged(unseen, {"x": 1.0, "c": 0.0}).verdict.reason
+
+
 messy = st.one_of(st.none(), st.floats(), st.sampled_from(["JFK", "n/a", "1", ""]), st.booleans(), st.integers(-9, 9))
 
 

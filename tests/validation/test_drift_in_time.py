@@ -292,6 +292,13 @@ def test_an_identifier_alarms_when_its_share_of_new_names_jumps_and_not_before()
     assert "rows of a category never seen 4" in jumped.reason
 
 
+def test_unseen_values_alone_in_the_newest_window_wait_for_the_next_and_are_told_without_a_number():
+    current = stream(2, 6).with_columns(within(days(3, 6), "c", pl.lit("SWF")))
+    c = by_name(judged(current))["c"]
+    assert (c.status, c.reason) == (Status.PASS, "there is no value that both sides know")
+    assert by_name(judged(current, ONE))["c"].status is Status.FAIL
+
+
 def test_the_same_windows_are_judged_alike_again():
     current = stream(2, 6, rows=200, weather=0.5)
     assert judged(current) == judged(current)
