@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from datetime import datetime
-from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
@@ -196,4 +195,4 @@ def _chance_of_rows(move: Move, column: Column, comparison: Comparison) -> float
     pooled = (was[1] + now[1]) / (was.sum() + now.sum())
     deviation = math.sqrt(pooled * (1 - pooled) * (1 / was.sum() + 1 / now.sum()))
     change = abs(now[1] / now.sum() - was[1] / was.sum())
-    return 2 * NormalDist().cdf(-change / deviation) if deviation else 1.0
+    return math.erfc(change / deviation / math.sqrt(2)) if deviation else 1.0

@@ -174,9 +174,28 @@ def test_a_share_is_judged_in_points_and_its_chance_is_that_of_two_proportions(k
     if level:
         # The pooled z-test of 0 in 3,000 and share x 5,000 in 5,000 is the chi-square test of the 2 x 2 table.
         table = [[3000, 0], [5000 * (1 - share), 5000 * share]]
-        assert move.chance == pytest.approx(chi2_contingency(table, correction=False).pvalue, rel=1e-6)
+        assert move.chance == pytest.approx(chi2_contingency(table, correction=False).pvalue, rel=1e-6, abs=0)
     assert found.status is (Status.FAIL if level == 2 else Status.PASS)
     assert found.watched is (level == 1)
+
+
+def test_windows_of_rows_are_pooled_for_their_chance():
+    def some(a, b, void):
+        return pl.DataFrame({"c": ["a"] * a + ["b"] * b + [None] * void})
+
+    policy = DriftPolicy(persistence=2, min_rows=100)
+    reference = build_reference(some(95, 95, 10), FEATURES[1:], policy, extra=())
+    windows = [Window.of_rows(profile(f, reference)) for f in (some(30, 61, 9), some(28, 64, 8))]
+    found = detect_drift(reference, windows, policy)
+    values, missing, _ = by_name(found)["c"].moves
+    # 10 of 200 rows without a value, then 9 and 8 of 100.
+    assert (missing.size, missing.held) == (pytest.approx(0.04), pytest.approx(0.03))
+    assert missing.chance == pytest.approx(chi2_contingency([[190, 10], [183, 17]], correction=False).pvalue, rel=1e-9)
+    # 95, 95 against 58, 125.
+    share = 58 / 183
+    index = (share - 0.5) * math.log(share / 0.5) + (0.5 - share) * math.log((1 - share) / 0.5)
+    assert values.chance == pytest.approx(chi2(1).sf(index / (1 / 190 + 1 / 183)), rel=1e-9)
+    assert "in 2 windows of 100 rows or more" in found.verdict.reason
 
 
 def test_fewer_missing_values_are_drift_too():
