@@ -239,6 +239,15 @@ class DriftPolicy(Spec):
             )
         return self
 
+    @model_validator(mode="after")
+    def _drift_is_farther_than_a_warning(self) -> DriftPolicy:
+        for warn, drift in (("warn_at", "drift_at"), ("share_warn_at", "share_drift_at")):
+            if getattr(self, warn) > getattr(self, drift):
+                raise ValueError(
+                    f"drift.{warn} is {getattr(self, warn)}, above drift.{drift}, {getattr(self, drift)}; make it smaller"
+                )
+        return self
+
     @property
     def watched_s(self) -> int:
         """Length of all windows together, in seconds."""

@@ -129,7 +129,7 @@ class FeatureBins:
             below = 0
         if inner and self.edges[-1] != _just_above(self.edges[-2]):
             above = inner - 1
-        elif below == 0:
+        elif inner and below == 0:
             above = inner
         return (*range(inner), below, above, *void)
 
@@ -258,7 +258,7 @@ def readable(values: pl.Series, kind: Kind) -> pl.Series | None:
     if dtype.is_float():
         values = values.fill_nan(None)
     if kind == "categorical":
-        return None if dtype.is_nested() or dtype in (pl.Binary, pl.Object) else values.cast(pl.String)
+        return None if dtype.is_nested() or dtype in (pl.Binary, pl.Duration, pl.Object) else values.cast(pl.String)
     if dtype.is_numeric() or dtype in (pl.Boolean, pl.Null, pl.String):
         return values.cast(pl.Float64, strict=False).fill_nan(None)
     return None

@@ -22,6 +22,7 @@ from validation.windows import Comparison, Window, lay_out
 
 NAMED = 3
 """How many drifted columns a sentence names; the table has all of them."""
+MORE_DAYS = "make drift.reference_s or drift.persistence larger"
 MOST_UNMATCHED = 0.1
 """Larger a share of a window's rows on weekdays that the reference lacks, and it cannot be judged."""
 
@@ -95,14 +96,15 @@ def detect_drift(
             not list, and the score, count in full.
 
     Returns:
-        FAIL when the score or a feature that matters has drifted in every window, or has lost all its values in the
+        FAIL when the score or a feature that matters has drifted in every window, or any has lost all its values in the
         newest one; INCONCLUSIVE when a window does not reach over its time, either side has fewer than `min_rows` rows,
-        or nothing failed but a feature has no value on either side; PASS otherwise, with what moved less named.
+        or nothing failed but a feature has no value, or has moved and the reference is too short to rule out chance;
+        PASS otherwise, with what moved less named.
 
     Raises:
         UsageError: there is no window, or one was counted on other bins.
     """
-    if not windows or any(w.counts.shape[1] != len(reference.counts) for w in windows):
+    if not windows or any(w.reference != reference.fingerprint for w in windows):
         raise UsageError(
             f"drift needs windows counted on the bins of {reference.fingerprint}; profile them on the current reference."
         )
@@ -113,14 +115,18 @@ def detect_drift(
         _judge(b.feature, i, reference, comparison, moves[i], policy, shares.get(b.feature))
         for i, b in enumerate(reference.features)
     ]
-    rows = min(int(w.counts[:, : len(reference.features[0].labels)].sum()) for w in windows)
+    first = slice(0, len(reference.features[0].labels))
+    rows = min(int(w.counts[:, first].sum()) for w in windows)
     rows_reference = reference.rows(reference.profile)
     too_little = _too_little(windows, rows, rows_reference, comparison, policy)
     if too_little:
-        found = [f if _is_gone(f, rows, policy) else _undecided(f, too_little) for f in found]
+        enough = min(rows_reference, int(windows[0].counts[:, first].sum())) >= policy.min_rows
+        found = [f if enough and _is_gone(f) else _undecided(f, too_little) for f in found]
     found.sort(key=_worst_first)
     status = max([*(f.status for f in found), *([Status.INCONCLUSIVE] if too_little else [])])
     reason = too_little if too_little and status is Status.INCONCLUSIVE else _reason(found, status, rows, comparison)
+    if too_little and status is Status.FAIL:
+        reason += f"; of the others nothing can be told, because {too_little}"
     return DriftVerdict(Verdict(status, reason, _measure(found, rows, rows_reference)), tuple(found))
 
 
@@ -140,30 +146,42 @@ def _judge(
     now = comparison.windows[0][:, stretch].sum(axis=0)
     rates = [float(bins.void_counts(c) / c.sum()) if c.sum() else float("nan") for c in (was, now)]
     level = max(move.level for move in moves)
-    watched, since = False, None
+    watched = False
     if not now.sum() or not was.sum():
         status, reason = Status.INCONCLUSIVE, "there are no rows"
     elif rates == [1.0, 1.0]:
         status = Status.INCONCLUSIVE
         reason = f"no value in {was.sum()} reference rows and none in {now.sum()} current ones"
+    elif rates[0] == 1.0 and level < 2:
+        status = Status.INCONCLUSIVE
+        reason = f"no value in {was.sum()} reference rows; {rates[1]:.1%} of {now.sum()} current ones have none"
+    elif rates[1] == 1.0 and rates[1] - rates[0] < policy.share_drift_at:
+        status = Status.INCONCLUSIVE
+        reason = f"no value in {now.sum()} current rows; in the reference {rates[0]:.1%} of rows had none"
     elif rates[1] == 1.0:
         status = Status.FAIL
         reason = f"the column is entirely missing ({_void(now)}); in the reference {rates[0]:.1%} of rows were"
     else:
         matters = share is None or share >= policy.matters_from
-        status = Status.FAIL if level == 2 and matters else Status.PASS
+        blind = matters and level < 2 and any(move.blind for move in moves)
+        status = Status.FAIL if level == 2 and matters else Status.INCONCLUSIVE if blind else Status.PASS
         watched = level > 0 and status is Status.PASS
-        told = [move.told() for move in moves if move.level == level] if level else [f"PSI {moves[0].size:.3f}"]
-        reason = ", and ".join(told)
+        named = [move for move in moves if (move.blind if blind else move.level == level > 0)]
+        reason = ", and ".join(move.told() for move in named) or _psi_told(moves[0].size)
+        if blind:
+            reason += f"; too few days to rule out chance, {MORE_DAYS}"
         if level == 2 and not matters:
             reason += (
                 f"; the model hardly uses it ({share:.1%} of its importance)"
                 if share
                 else "; the model does not use it"
             )
-        if level:
-            since = since_when(reference, comparison, position)
+    since = since_when(reference, comparison, position) if watched or status is Status.FAIL else None
     return FeatureDrift(feature, moves[0].size, rates[0], rates[1], status, reason, watched, share, moves, since)
+
+
+def _psi_told(psi: float) -> str:
+    return f"PSI {psi:.3f}" if np.isfinite(psi) else "there is no value that both sides know"
 
 
 def _void(counts: np.ndarray[tuple[int], np.dtype[np.int64]]) -> str:
@@ -196,9 +214,9 @@ def _too_little(
     return None
 
 
-def _is_gone(drift: FeatureDrift, rows: int, policy: DriftPolicy) -> bool:
+def _is_gone(drift: FeatureDrift) -> bool:
     """Whether a column lost all its values, which needs no second window to be sure of."""
-    return drift.status is Status.FAIL and drift.missing_rate_current == 1.0 and rows >= policy.min_rows
+    return drift.status is Status.FAIL and drift.missing_rate_current == 1.0
 
 
 def _shares(importance: Mapping[str, float]) -> dict[str, float]:
@@ -228,8 +246,8 @@ def _undecided(drift: FeatureDrift, reason: str) -> FeatureDrift:
 def _reason(found: list[FeatureDrift], status: Status, rows: int, comparison: Comparison) -> str:
     watched = [f for f in found if f.watched]
     also = f"; watched: {', '.join(f.feature for f in watched)}" if watched else ""
-    if comparison.by_rows:
-        also += f"; rows counted as independent, because the reference has {comparison.reference_blocks} whole days"
+    if comparison.why_rows:
+        also += f"; rows counted as independent, because {comparison.why_rows}"
     count = len(comparison.windows)
     over = f"{rows} rows" if count == 1 else f"{count} windows of {rows} rows or more"
     if status is Status.FAIL:
@@ -240,12 +258,15 @@ def _reason(found: list[FeatureDrift], status: Status, rows: int, comparison: Co
         return f"{len(drifted)} of {len(found)} columns drifted in {over}: {_sentences(drifted[:NAMED])}{more}{also}"
     if status is Status.INCONCLUSIVE:
         return f"{_sentences(f for f in found if f.status is status)}{also}"
-    most = max(found, key=lambda f: f.psi)
-    chance = next((m.chance for m in most.moves if m.kind == "values"), 1.0)
-    as_days_do = (
-        f", as its days differ among themselves (chance {chance:.4f})" if chance < 1 and not most.watched else ""
+    most = max(found, key=lambda f: f.psi if np.isfinite(f.psi) else -1.0)
+    values = next(m for m in most.moves if m.kind == "values")
+    why = ""
+    if values.chance < 1 and not values.level:
+        alike = "so few rows may by chance" if comparison.why_rows else "its days differ among themselves"
+        why = f", as {alike} ({values.chance_told})"
+    return (
+        f"none of {len(found)} columns drifted in {over}: the most is {most.feature}, {_psi_told(most.psi)}{why}{also}"
     )
-    return f"none of {len(found)} columns drifted in {over}: the most is {most.feature}, PSI {most.psi:.3f}{as_days_do}{also}"
 
 
 def _sentences(drifts: Iterable[FeatureDrift]) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -45,26 +47,35 @@ class HourlyProfiles:
         return np.stack([self.between(start, start + length) for start in starts])
 
     def to_parquet(self) -> bytes:
-        """As a file: `hour` and `counts` by row."""
-        file = io.BytesIO()
-        frame = pl.DataFrame({"hour": self.hours, "counts": pl.Series(self.counts.astype(np.int32), dtype=COUNTS)})
-        frame.write_parquet(file, compression="zstd")
+        """As a file: `hour` and `counts` by row, and in its metadata the check sum of both."""
+        file, counts = io.BytesIO(), self.counts.astype(np.int32)
+        frame = pl.DataFrame({"hour": self.hours, "counts": pl.Series(counts, dtype=COUNTS)})
+        frame.write_parquet(file, compression="zstd", metadata={CHECK: _check_sum(self.hours, counts)})
         return file.getvalue()
 
     @staticmethod
     def from_parquet(file: bytes, reference: str) -> HourlyProfiles:
-        """What `to_parquet` wrote; StateError when it cannot be read."""
+        """What `to_parquet` wrote; StateError when it cannot be read, or is not what was written."""
         try:
-            frame = pl.read_parquet(io.BytesIO(file)).sort("hour")
-            return HourlyProfiles(reference, frame.get_column("hour").to_numpy(), matrix(frame.get_column("counts")))
-        except (pl.exceptions.PolarsError, ValueError, OSError) as error:
+            frame = pl.read_parquet(io.BytesIO(file))
+            hours, counts = frame.get_column("hour").to_numpy(), matrix(frame.get_column("counts"))
+            if pl.read_parquet_metadata(io.BytesIO(file)).get(CHECK) != _check_sum(hours, counts):
+                raise ValueError("its check sum differs")
+        except (pl.exceptions.PolarsError, pl.exceptions.PanicException, ValueError, OSError) as error:
             raise StateError(
                 f"cannot read the hours of a reference profile ({error!r}); retrain, or release a model that has them."
             ) from error
+        return HourlyProfiles(reference, hours, counts)
 
+
+CHECK = "perennial.crc32"
 
 COUNTS = pl.List(pl.Int32)
 """Type of a column of counts. Two thousand million rows in one hour and bin are not foreseen."""
+
+
+def _check_sum(hours: NDArray[np.int64], counts: NDArray[Any]) -> str:
+    return f"{zlib.crc32(counts.tobytes(), zlib.crc32(hours.tobytes())):08x}"
 
 
 def matrix(counts: pl.Series) -> Counts:

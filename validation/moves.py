@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from datetime import datetime
-from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
@@ -15,11 +14,14 @@ from validation.bins import FeatureBins
 from validation.hours import moment_of
 from validation.profile import ReferenceProfile
 from validation.psi import chance_of_psi, psi_terms
-from validation.significance import Column, Floats, Layout, chances, expected_and_seen, rejected
+from validation.significance import Column, Floats, Layout, chances, expected_and_seen, least_chance, rejected
 from validation.windows import Comparison
 
 Kind = Literal["values", "missing", "unseen"]
 KINDS: tuple[Kind, ...] = ("values", "missing", "unseen")
+
+
+LEAST_TOLD = 0.0001
 
 
 @dataclass(frozen=True)
@@ -29,11 +31,12 @@ class Move:
     Attributes:
         kind: the distribution of its values, the share of rows without one, or of rows with a category never seen.
         size: in the newest window: PSI of the values, or the change of the share (-1 to 1).
-        held: the least size of all windows, in the same direction; what is judged.
+        held: the least size of all windows, for shares in the same direction; what is judged. Never negative.
         chance: that chance alone moves all windows together at least as far; 1 where they moved too little to ask.
         level: 0 = not moved, 1 = watched, 2 = drifted.
         windows: how many there were.
         most: for people, what moved most.
+        blind: whether it would be drift, if the reference had enough days for chance to be ruled out.
     """
 
     kind: Kind
@@ -43,13 +46,19 @@ class Move:
     level: int
     windows: int
     most: str
+    blind: bool = False
 
     def told(self) -> str:
         """The move as a clause with its numbers."""
-        lasting = f" (at least {abs(self.held):.3f} in each of {self.windows} windows)" if self.windows > 1 else ""
+        lasting = f" (at least {self.held:.3f} in each of {self.windows} windows)" if self.windows > 1 else ""
         if self.kind == "values":
-            return f"PSI {self.size:.3f}{lasting}, chance {self.chance:.4f}, most by {self.most}"
-        return f"{self.most}, chance {self.chance:.4f}"
+            return f"PSI {self.size:.3f}{lasting}, {self.chance_told}, most by {self.most}"
+        return f"{self.most}, {self.chance_told}"
+
+    @property
+    def chance_told(self) -> str:
+        """The chance with its name; no chance is told as zero."""
+        return f"chance {self.chance:.4f}" if self.chance >= LEAST_TOLD else f"chance below {LEAST_TOLD}"
 
 
 def judge_moves(
@@ -71,20 +80,25 @@ def judge_moves(
             column = _column(kind, bins, comparison, stretch)
             columns.append(column)
             found.append(_measure(kind, bins, column, comparison))
-    asked = [i for i, move in enumerate(found) if abs(move.held) >= _limits(move.kind, policy)[0]]
+    asked = [i for i, move in enumerate(found) if move.held >= _limits(move.kind, policy)[0]]
     tests = sum(not (move.kind == "unseen" and i // len(KINDS) in _numeric(reference)) for i, move in enumerate(found))
-    if comparison.by_rows:
+    least = 0.0
+    if comparison.why_rows:
         chance = tuple(_chance_of_rows(found[i], columns[i], comparison) for i in asked)
     else:
         # The same windows must be judged alike whenever they are judged again.
         dice = np.random.default_rng(int(reference.fingerprint, 16) % 2**32)
         layout = Layout(comparison.layout.reference, (np.concatenate(comparison.layout.windows),))
+        least = least_chance(layout)
         # All windows as one: each has moved far enough by itself, and together they know more.
         some = [replace(columns[i], windows=(np.concatenate(columns[i].windows),)) for i in asked]
         chance = chances(some, layout, tests, policy.false_alarms, dice) if asked else ()
     for i, p, real in zip(asked, chance, rejected(chance, tests, policy.false_alarms), strict=True):
-        drifted = abs(found[i].held) >= _limits(found[i].kind, policy)[1]
-        found[i] = replace(found[i], chance=p, level=(2 if drifted else 1) if real else 0)
+        drifted = found[i].held >= _limits(found[i].kind, policy)[1]
+        # No deal is rarer than the least chance, so where that is no proof among so many tests, nothing ever is.
+        blind = drifted and not real and least > policy.false_alarms / tests
+        blind &= p <= max(policy.false_alarms, 2 * least)
+        found[i] = replace(found[i], chance=p, level=(2 if drifted else 1) if real else 0, blind=blind)
     return tuple(tuple(found[i : i + len(KINDS)]) for i in range(0, len(found), len(KINDS)))
 
 
@@ -181,4 +195,4 @@ def _chance_of_rows(move: Move, column: Column, comparison: Comparison) -> float
     pooled = (was[1] + now[1]) / (was.sum() + now.sum())
     deviation = math.sqrt(pooled * (1 - pooled) * (1 / was.sum() + 1 / now.sum()))
     change = abs(now[1] / now.sum() - was[1] / was.sum())
-    return 2 * NormalDist().cdf(-change / deviation) if deviation else 1.0
+    return math.erfc(change / deviation / math.sqrt(2)) if deviation else 1.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -14,13 +14,15 @@ from numpy.typing import NDArray
 
 from perennial.errors import StateError, UsageError
 from pipelines.spec import DriftPolicy, Feature
-from validation.bins import VOID, Counts, FeatureBins, FeatureCounts, bins_of
+from validation.bins import VOID, Counts, FeatureBins, FeatureCounts, Kind, bins_of
 from validation.hours import DAY_H, HourlyProfiles, hours_of
 
 SCORE = "score"
 """The column of the model's scores, profiled as one more numeric feature."""
 
 VERSION = 2
+
+_KINDS: Mapping[str, Kind] = {"numeric": "numeric", "categorical": "categorical"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,11 +59,24 @@ class ReferenceProfile:
         features: bins of each feature and of the score.
         counts: the reference's counts, the features' bins one after the other.
         hours: the same by hour; without them rows are taken to be independent.
+
+    Raises:
+        StateError: the hours are of other bins, or do not add up to the counts.
     """
 
     features: tuple[FeatureBins, ...]
     counts: tuple[int, ...]
     hours: HourlyProfiles | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.hours is None:
+            return
+        sums = self.hours.counts.sum(axis=0).tolist() if self.hours.hours.size else [0] * len(self.counts)
+        if self.hours.reference != self.fingerprint or sums != list(self.counts):
+            raise StateError(
+                f"the hours of a reference profile do not add up to its counts on the bins {self.fingerprint}; "
+                "retrain, or release a model that has those of its own."
+            )
 
     @cached_property
     def fingerprint(self) -> str:
@@ -79,10 +94,6 @@ class ReferenceProfile:
     def profile(self) -> Profile:
         """The reference's own counts."""
         return Profile(self.fingerprint, np.array(self.counts, dtype=np.int64))
-
-    def empty(self) -> Profile:
-        """The profile of no rows: merging with it changes nothing."""
-        return Profile(self.fingerprint, np.zeros(len(self.counts), dtype=np.int64))
 
     def of(self, profile: Profile, feature: str) -> FeatureCounts:
         """One feature's counts; UsageError when the profile was counted on other bins, KeyError for another feature."""
@@ -115,7 +126,7 @@ class ReferenceProfile:
             bins = tuple(
                 FeatureBins(
                     feature=b["feature"],
-                    kind=b["kind"],
+                    kind=_KINDS[b["kind"]],
                     edges=tuple(float(e) for e in b["edges"]),
                     categories=tuple(b["categories"]),
                     others=tuple(b["others"]),
@@ -221,20 +232,6 @@ def _of_one_day(values: pl.Series, bins: FeatureBins, days: Counts) -> NDArray[n
     once = rows.group_by("value").agg(pl.col("day").n_unique() == 1).filter("day").get_column("value")
     rare = once.filter(once.is_in(pl.Series(bins.others, dtype=pl.String).implode()))
     return rows.get_column("value").is_in(rare.implode()).fill_null(False).to_numpy()
-
-
-def merge(a: Profile, b: Profile) -> Profile:
-    """The profile of both windows together; UsageError when they were counted on different bins."""
-    _same_bins(a.reference, b)
-    return Profile(a.reference, a.counts + b.counts)
-
-
-def merge_all(profiles: Iterable[Profile], reference: ReferenceProfile) -> Profile:
-    """The profile of any number of windows together, of none as well."""
-    found = list(profiles)
-    for one in found:
-        _same_bins(reference.fingerprint, one)
-    return Profile(reference.fingerprint, np.sum([one.counts for one in found], axis=0)) if found else reference.empty()
 
 
 def _same_bins(fingerprint: str, profile: Profile) -> None:

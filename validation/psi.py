@@ -68,10 +68,10 @@ def psi_terms(reference: NDArray[np.float64], current: NDArray[np.float64]) -> N
     for counts in (reference, current):
         filled = np.where(used & (counts == 0), EMPTY_BIN_ROWS, counts)
         rows = np.where(counts.sum(axis=-1, keepdims=True) > 0, filled.sum(axis=-1, keepdims=True), np.nan)
-        sides.append(np.where(used, filled / rows, 1.0))
+        sides.append(filled / rows)
     p, q = sides
-    terms: NDArray[np.float64] = (q - p) * np.log(q / p)
-    return np.where(np.isnan(terms.sum(axis=-1, keepdims=True)), np.nan, terms)
+    ratio = np.divide(q, p, out=p + q + 1.0, where=used)
+    return np.asarray((q - p) * np.log(ratio))
 
 
 def chance_of_psi(value: float, reference_rows: float, current_rows: float, bins: int) -> float:

@@ -112,6 +112,18 @@ def chances(
             deals[i] += AT_ONCE
 
 
+def least_chance(layout: Layout) -> float:
+    """The least chance that any move could have: there are no more deals than one over it."""
+    deals = 1
+    for stratum in _strata(layout):
+        left = int((layout.reference == stratum).sum())
+        for window in layout.windows:
+            members = int((window == stratum).sum())
+            left += members
+            deals *= math.comb(left, members)
+    return 1 / deals
+
+
 def rejected(chance: Sequence[float] | Floats, tests: int, rate: float) -> tuple[bool, ...]:
     """Which of some chances are too small for chance, so that at most `rate` of such findings are false.
 

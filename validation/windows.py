@@ -30,17 +30,19 @@ class Window:
         starts: first hour of each block, hours since 1970; none when the rows have no time.
         block_h: length of each block, in hours.
         coverage: whether its rows reach over all of it.
+        reference: fingerprint of the bins it was counted on.
     """
 
     counts: Counts
     starts: tuple[int, ...]
     block_h: int
     coverage: Verdict
+    reference: str
 
     @staticmethod
     def of_rows(profile: Profile) -> Window:
         """A window of rows without a time."""
-        return Window(profile.counts[None], (), 0, Verdict(Status.PASS, "rows without a time"))
+        return Window(profile.counts[None], (), 0, Verdict(Status.PASS, "rows without a time"), profile.reference)
 
 
 def windows_before(
@@ -62,7 +64,8 @@ def windows_before(
 def _window(current: HourlyProfiles, reference: ReferenceProfile, since: int, until: int) -> Window:
     block = min(until - since, DAY_H)
     starts = tuple(range(since, until, block))
-    return Window(current.blocks(starts, block), starts, block, judge_coverage(current, reference.hours, since, until))
+    coverage = judge_coverage(current, reference.hours, since, until)
+    return Window(current.blocks(starts, block), starts, block, coverage, current.reference)
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,17 +76,15 @@ class Comparison:
         reference: shape (blocks, bins).
         windows: one array a window, shape (blocks, bins).
         starts: first hour of each block of each window; empty where rows have no time.
-        layout: which blocks are alike; one stratum of one block each when `by_rows`.
-        by_rows: whether rows must count as independent, because there are too few blocks to shuffle.
-        reference_blocks: how many blocks the reference has.
+        layout: which blocks are alike; one stratum of one block each when rows count as independent.
+        why_rows: why rows must count as independent; None where there are blocks to shuffle.
     """
 
     reference: Counts
     windows: tuple[Counts, ...]
     starts: tuple[tuple[int, ...], ...]
     layout: Layout
-    by_rows: bool
-    reference_blocks: int
+    why_rows: str | None
 
 
 def lay_out(reference: ReferenceProfile, windows: Sequence[Window], seasonal: bool) -> Comparison:
@@ -98,19 +99,31 @@ def lay_out(reference: ReferenceProfile, windows: Sequence[Window], seasonal: bo
     if reference.hours is not None and reference.hours.hours.size and all(w.starts for w in windows):
         length = windows[0].block_h
         first = _whole_blocks(reference.hours, windows[0].starts[0], length)
-        blocks = reference.hours.blocks(first.tolist(), length)
-        # Hours in which nothing happens tell nothing of the bins.
-        used = blocks.sum(axis=1) > 0
-        blocks, first = blocks[used], first[used]
+        blocks, first = _with_rows(reference.hours.blocks(first.tolist(), length), first)
     if len(first) < LEAST_BLOCKS:
         alone = tuple(np.zeros(1, dtype=np.int64) for _ in windows)
         totals = tuple(w.counts.sum(axis=0)[None] for w in windows)
         layout, starts = Layout(np.zeros(1, dtype=np.int64), alone), tuple(w.starts[:1] for w in windows)
-        return Comparison(np.array(reference.counts)[None], totals, starts, layout, True, len(first))
+        return Comparison(np.array(reference.counts)[None], totals, starts, layout, _why_rows(windows, len(first)))
     season = WEEK_H if seasonal else DAY_H
-    layout = Layout(first % season, tuple(np.array(w.starts) % season for w in windows))
-    counts, starts = tuple(w.counts for w in windows), tuple(w.starts for w in windows)
-    return Comparison(blocks, counts, starts, layout, False, len(first))
+    used = [_with_rows(w.counts, np.array(w.starts)) for w in windows]
+    layout = Layout(first % season, tuple(at % season for _, at in used))
+    counts, starts = tuple(c for c, _ in used), tuple(tuple(at.tolist()) for _, at in used)
+    return Comparison(blocks, counts, starts, layout, None)
+
+
+def _why_rows(windows: Sequence[Window], blocks: int) -> str:
+    if not all(w.starts for w in windows):
+        return "they have no time"
+    length = windows[0].block_h
+    what = "whole days" if length == DAY_H else f"whole stretches of {length} h"
+    return f"the reference has {blocks} {what}, fewer than {LEAST_BLOCKS}"
+
+
+def _with_rows(blocks: Counts, starts: NDArray[np.int64]) -> tuple[Counts, NDArray[np.int64]]:
+    """Without the blocks in which nothing happened: shuffled too, they would turn one busy day into several."""
+    used = blocks.sum(axis=1) > 0
+    return blocks[used], starts[used]
 
 
 def _whole_blocks(hours: HourlyProfiles, phase: int, length: int) -> NDArray[np.int64]:

@@ -22,12 +22,13 @@ from training.fit import Candidate, fit
 from training.gate import compare, evaluate
 from validation.calibration import Calibration
 from validation.contract import validate
-from validation.drift import detect_drift
+from validation.drift import DriftVerdict, detect_drift
 from validation.estimate import check_estimate
 from validation.performance import measure_performance
-from validation.profile import build_reference, profile
+from validation.profile import ReferenceProfile, build_reference, profile
 from validation.slices import SliceReference
 from validation.verdict import Status
+from validation.windows import Window
 
 NEVER_SEEN = "\N{SNOWMAN} never seen"
 
@@ -61,9 +62,14 @@ def measured(candidate: Candidate, training_set: TrainingSet) -> Any:
     return evaluate(candidate.predict(holdout), holdout.get_column(LABEL).to_numpy())
 
 
+def drift_of(current: pl.DataFrame, reference: ReferenceProfile, spec: PipelineSpec) -> DriftVerdict:
+    """By rows: piles dealt at random have no days to tell apart."""
+    return detect_drift(reference, [Window.of_rows(profile(current, reference))], spec.drift)
+
+
 def test_nothing_but_chance_is_no_drift(spec: PipelineSpec, halves: tuple[pl.DataFrame, pl.DataFrame]) -> None:
     reference = build_reference(halves[0], spec.features, spec.drift, extra=())
-    found = detect_drift(reference, profile(halves[1], reference), spec.drift)
+    found = drift_of(halves[1], reference, spec)
     # A feature that never has a value here can be told neither way; every other one must pass.
     void = {f.feature for f in found.features if halves[1][f.feature].null_count() == halves[1].height}
     told = {f.feature: f.status for f in found.features if f.feature not in void}
@@ -81,7 +87,7 @@ def test_a_shift_of_any_one_feature_is_drift(spec: PipelineSpec, halves: tuple[p
         else:
             largest = max((abs(v) for v in column.drop_nulls().cast(pl.Float64)), default=0.0)
             shifted = halves[1].with_columns((pl.lit(10.0 * largest + 1.0)).alias(feature.name))
-        found = detect_drift(reference, profile(shifted, reference), spec.drift)
+        found = drift_of(shifted, reference, spec)
         assert found.verdict.status is Status.FAIL, feature.name
         assert [f.feature for f in found.drifted] == [feature.name]
 
@@ -94,8 +100,8 @@ def test_too_few_rows_are_inconclusive_in_every_check(
     nothing = replace(training_set, holdout=training_set.holdout.clear())
     first = measured(candidate, training_set)
     for verdict in (
-        detect_drift(reference, profile(rows.clear(), reference), spec.drift).verdict,
-        detect_drift(reference, profile(rows.head(spec.drift.min_rows - 1), reference), spec.drift).verdict,
+        drift_of(rows.clear(), reference, spec).verdict,
+        drift_of(rows.head(spec.drift.min_rows - 1), reference, spec).verdict,
         validate(rows.clear(), spec.contract, "rows").verdict,
         measure_performance(scored.clear(), 0.7, spec.performance).verdict,
         measure_performance(scored.head(spec.performance.min_rows - 1), 0.7, spec.performance).verdict,

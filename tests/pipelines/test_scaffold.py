@@ -27,8 +27,9 @@ from pipelines.spec import add_pipelines_dir, load_pipeline, pipeline_names
 from training.dataset import TrainingSet, build_training_set
 from training.fit import fit
 from validation.drift import detect_drift
-from validation.profile import build_reference, profile
+from validation.profile import build_reference, profile_by_hour
 from validation.verdict import Status
+from validation.windows import windows_before
 
 LAST_DAY = FIRST_DAY + timedelta(days=DAYS)
 
@@ -176,13 +177,25 @@ def test_a_model_learns_from_the_example_and_the_streamed_features_pay(rows: pl.
 
 
 def test_the_planted_shift_is_drift_and_the_weeks_before_are_not(rows: pl.DataFrame) -> None:
-    reference = build_reference(between(rows, 1, 28), PIPELINE.features, PIPELINE.drift, extra=())
-    week_before = detect_drift(reference, profile(between(rows, 28, 35), reference), PIPELINE.drift)
-    week_after = detect_drift(reference, profile(between(rows, 35, 42), reference), PIPELINE.drift)
+    policy = PIPELINE.drift
+    reference = build_reference(
+        between(rows, 1, 28), PIPELINE.features, policy, extra=(), timestamp_column="event_timestamp"
+    )
+    by_hour = profile_by_hour(rows, reference, "event_timestamp")
     assert (SHIFTED_FROM - FIRST_DAY).days == 35
-    assert week_before.verdict.status is Status.PASS, week_before.verdict.reason
-    assert week_after.verdict.status is Status.FAIL, week_after.verdict.reason
-    assert {"price_eur", "product"} <= {f.feature for f in week_after.drifted}
+    for day in range(34, 36):
+        before = detect_drift(
+            reference, windows_before(by_hour, reference, FIRST_DAY + timedelta(days=day), policy), policy
+        )
+        assert before.verdict.status is Status.PASS, before.verdict.reason
+    until = SHIFTED_FROM + timedelta(seconds=policy.watched_s)
+    after = detect_drift(reference, windows_before(by_hour, reference, until, policy), policy)
+    assert after.verdict.status is Status.FAIL, after.verdict.reason
+    assert {"price_eur", "product"} <= {f.feature for f in after.drifted}
+    # What the event tells moves on the day; a rate over the last three days follows.
+    since = {f.feature: f.since for f in after.drifted}
+    for feature in ("price_eur", "product"):
+        assert abs((since[feature] or FIRST_DAY) - SHIFTED_FROM) <= timedelta(days=1)
 
 
 def test_some_orders_are_never_settled(rows: pl.DataFrame) -> None:

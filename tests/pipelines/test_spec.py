@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from perennial.errors import UsageError
 from perennial.template.pipeline import PIPELINE
 from pipelines.spec import (
+    DriftPolicy,
     EventSpec,
     Feature,
     PerformancePolicy,
@@ -114,3 +115,27 @@ def test_an_event_knows_its_table_and_its_own_fields() -> None:
         )
     with pytest.raises(KeyError):
         PIPELINE.event("shop.nothing.v1")
+
+
+@pytest.mark.parametrize("window_s", [3_600, 6 * 3_600, 12 * 3_600, 86_400, 7 * 86_400])
+def test_windows_of_whole_days_or_of_hours_that_divide_one_are_taken(window_s: int) -> None:
+    assert DriftPolicy(window_s=window_s, persistence=3).watched_s == 3 * window_s
+
+
+@pytest.mark.parametrize("window_s", [1, 5_400, 5 * 3_600, 36 * 3_600, 86_401])
+def test_other_windows_of_drift_are_refused(window_s: int) -> None:
+    with pytest.raises(ValidationError, match=f"drift.window_s is {window_s}; make it a number of whole days"):
+        DriftPolicy(window_s=window_s)
+
+
+@pytest.mark.parametrize(
+    ("limits", "told"),
+    [
+        ({"warn_at": 0.3}, "drift.warn_at is 0.3, above drift.drift_at, 0.25; make it smaller"),
+        ({"share_drift_at": 0.01}, "drift.share_warn_at is 0.02, above drift.share_drift_at, 0.01; make it smaller"),
+    ],
+)
+def test_a_warning_that_comes_after_drift_is_refused(limits: dict[str, float], told: str) -> None:
+    with pytest.raises(ValidationError, match=told):
+        DriftPolicy(**limits)
+    assert DriftPolicy(warn_at=0.25, share_warn_at=0.1).drift_at == 0.25

@@ -2,27 +2,25 @@ from __future__ import annotations
 
 import json
 import math
-from datetime import UTC, datetime, timedelta, timezone
+from dataclasses import replace
+from datetime import UTC, datetime, time, timedelta, timezone
 
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from perennial.errors import StateError, UsageError
 from pipelines.spec import DriftPolicy, Feature
-from validation.bins import TOP_CATEGORIES, bins_of
+from validation.bins import TOP_CATEGORIES
+from validation.hours import HourlyProfiles, hour_of
 from validation.profile import (
     Profile,
     ReferenceProfile,
     build_reference,
-    from_rows,
-    merge,
-    merge_all,
     profile,
     profile_by_hour,
-    to_rows,
 )
 
 FEATURES = (Feature(name="x", kind="numeric"), Feature(name="c", kind="categorical"))
@@ -30,14 +28,12 @@ POLICY = DriftPolicy(bins=4)
 NOON = datetime(2013, 3, 1, 12, tzinfo=UTC)
 
 REFERENCE = build_reference(
-    pl.DataFrame(
-        {"x": [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0], "c": list("aaaabbcc"), "score": [0.1, 0.2, 0.3, 0.4] * 2}
-    ),
+    pl.DataFrame({"x": [float(i) for i in range(1, 33)], "c": list("aaaabbcc") * 4, "score": [0.1, 0.2, 0.3, 0.4] * 8}),
     FEATURES,
     POLICY,
 )
 
-numbers = st.one_of(st.none(), st.floats(-5, 15), st.sampled_from([math.nan, math.inf, -math.inf, 1.0, 8.0]))
+numbers = st.one_of(st.none(), st.floats(-5, 40), st.sampled_from([math.nan, math.inf, -math.inf, 1.0, 2.0, 32.0]))
 rows = st.lists(
     st.tuples(numbers, st.sampled_from([None, "a", "b", "c", "z", ""]), numbers, st.integers(0, 5 * 3600)), max_size=40
 )
@@ -59,29 +55,24 @@ def counts(reference, profile_, feature):
 
 
 def test_numeric_edges_are_quantiles_taken_from_the_values():
-    # Four bins of 1..8: the least value with at least 0, 2, 4, 6, 8 values up to it.
-    assert REFERENCE.features[0].edges == (1.0, 2.0, 4.0, 6.0, 8.0)
+    # Four bins of 1..32: the least value with at least 0, 8, 16, 24, 32 values up to it, and a quarter of the outermost
+    # bins' eight rows parted from them.
+    assert REFERENCE.features[0].edges == (1.0, 2.0, 8.0, 16.0, 24.0, 30.0, 32.0)
 
 
 def test_numeric_values_fall_into_the_bin_they_belong_to():
-    x = [None, math.nan, -math.inf, 0.9, 1.0, 1.9, 2.0, 5.0, 6.0, 8.0, 8.1, math.inf]
-    frame = pl.DataFrame({"x": x, "c": ["a"] * 12, "score": [0.1] * 12}, strict=False)
+    x = [None, math.nan, -math.inf, 0.9, 1.0, 1.9, 2.0, 5.0, 8.0, 30.0, 32.0, 32.1, math.inf]
+    frame = pl.DataFrame({"x": x, "c": ["a"] * 13, "score": [0.1] * 13}, strict=False)
     assert counts(REFERENCE, profile(frame, REFERENCE), "x") == {
         "missing": 2,
-        "below": 2,
+        "unreadable": 2,
+        "below": 1,
         "[1.0, 2.0)": 2,
-        "[2.0, 4.0)": 1,
-        "[4.0, 6.0)": 1,
-        "[6.0, 8.0]": 2,
-        "above": 2,
+        "[2.0, 8.0)": 2,
+        "[8.0, 16.0)": 1,
+        "[30.0, 32.0]": 2,
+        "above": 1,
     }
-
-
-def test_a_value_that_holds_a_quantile_by_itself_has_its_own_bin():
-    bins = bins_of(pl.Series([0.0] * 70 + [float(i) for i in range(1, 31)]), "delay", "numeric", 10)
-    assert bins.labels[0] == "=0.0"
-    found = bins.assign(pl.DataFrame({"delay": [0.0, 0.5]}))
-    assert found[0] != found[1]
 
 
 def test_a_rare_category_is_other_and_a_new_one_is_unseen():
@@ -108,11 +99,18 @@ def test_a_column_that_vanished_is_told_from_missing_values():
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
-        (pl.Series(["1.5", "junk", "NaN", None, "inf"]), {"[1.0, 2.0)": 1, "unreadable": 1, "missing": 2, "above": 1}),
-        (pl.Series([1, 3, 8, None, -4]), {"[1.0, 2.0)": 1, "[2.0, 4.0)": 1, "[6.0, 8.0]": 1, "missing": 1, "below": 1}),
+        (pl.Series(["1.5", "junk", "NaN", None, "inf"]), {"[1.0, 2.0)": 1, "unreadable": 2, "missing": 2}),
+        (
+            pl.Series([1, 3, 31, None, -4]),
+            {"[1.0, 2.0)": 1, "[2.0, 8.0)": 1, "[30.0, 32.0]": 1, "missing": 1, "below": 1},
+        ),
         (pl.Series([True, False, None]), {"[1.0, 2.0)": 1, "below": 1, "missing": 1}),
         (pl.Series([NOON, None]), {"unreadable": 1, "missing": 1}),
         (pl.Series([[1.0], None]), {"unreadable": 1, "missing": 1}),
+        (pl.Series([timedelta(hours=1), None]), {"unreadable": 1, "missing": 1}),
+        (pl.Series([object(), None], dtype=pl.Object), {"unreadable": 1, "missing": 1}),
+        (pl.Series(["1", None], dtype=pl.Categorical), {"unreadable": 1, "missing": 1}),
+        (pl.Series(["1.5", None]).cast(pl.Decimal(9, 2)), {"[1.0, 2.0)": 1, "missing": 1}),
         (pl.Series([None, None]), {"missing": 2}),
     ],
 )
@@ -128,6 +126,12 @@ def test_a_numeric_column_of_another_type_is_counted_as_far_as_it_can_be_read(va
         (pl.Series([1, None]), {"unseen": 1, "missing": 1}),
         (pl.Series([math.nan, 1.0]), {"unseen": 1, "missing": 1}),
         (pl.Series([["a"], None]), {"unreadable": 1, "missing": 1}),
+        (pl.Series([{"a": 1}, None]), {"unreadable": 1, "missing": 1}),
+        (pl.Series([b"a", None]), {"unreadable": 1, "missing": 1}),
+        (pl.Series([timedelta(hours=1), None]), {"unreadable": 1, "missing": 1}),
+        (pl.Series([object(), None], dtype=pl.Object), {"unreadable": 1, "missing": 1}),
+        (pl.Series([time(1), None]), {"unseen": 1, "missing": 1}),
+        (pl.Series([NOON, None]), {"unseen": 1, "missing": 1}),
         (pl.Series([None, None]), {"missing": 2}),
     ],
 )
@@ -145,13 +149,15 @@ def test_every_row_is_counted_once_and_where_the_definition_says(rows):
     for x, *_ in rows:
         if x is None or math.isnan(x):
             label = "missing"
+        elif math.isinf(x):
+            label = "unreadable"
         elif x < 1:
             label = "below"
-        elif x > 8:
+        elif x > 32:
             label = "above"
         else:
-            i = max(i for i in range(4) if edges[i] <= x)
-            label = f"[{edges[i]}, {edges[i + 1]}{']' if i == 3 else ')'}"
+            i = max(i for i in range(6) if edges[i] <= x)
+            label = f"[{edges[i]}, {edges[i + 1]}{']' if i == 5 else ')'}"
         expected[label] = expected.get(label, 0) + 1
     assert counts(REFERENCE, found, "x") == expected
     assert REFERENCE.rows(found) == len(rows)
@@ -162,39 +168,28 @@ def test_every_row_is_counted_once_and_where_the_definition_says(rows):
     assert counts(REFERENCE, found, "c") == categories
 
 
-@given(rows, rows, rows)
-def test_profiles_add_up_whatever_the_order_and_grouping(a, b, c):
-    pa, pb, pc = (profile(frame_of(r), REFERENCE) for r in (a, b, c))
-    assert merge(pa, pb) == merge(pb, pa)
-    assert merge(merge(pa, pb), pc) == merge(pa, merge(pb, pc)) == merge_all([pc, pa, pb], REFERENCE)
-    assert merge(pa, REFERENCE.empty()) == pa
-    assert merge_all([], REFERENCE) == REFERENCE.empty() == profile(frame_of([]), REFERENCE)
-
-
 @given(rows, rows)
 def test_the_profile_of_two_frames_is_the_sum_of_theirs(a, b):
-    assert merge(profile(frame_of(a), REFERENCE), profile(frame_of(b), REFERENCE)) == profile(
-        frame_of(a + b), REFERENCE
-    )
+    whole, first, second = (profile(frame_of(r), REFERENCE).counts for r in (a + b, a, b))
+    assert whole.tolist() == (first + second).tolist()
 
 
 @given(rows)
 def test_each_hour_has_the_profile_of_its_rows(rows):
     frame = frame_of(rows)
     found = profile_by_hour(frame, REFERENCE, "t")
-    expected = {}
-    for hour in sorted({3600 * (s // 3600) for *_, s in rows}):
-        within = frame.filter(pl.col("seconds").is_between(hour, hour + 3600, closed="left"))
-        expected[NOON + timedelta(seconds=hour)] = profile(within, REFERENCE)
-    assert found == expected
-    assert list(found) == sorted(found)
+    hours = sorted({s // 3600 for *_, s in rows})
+    assert found.hours.tolist() == [hour_of(NOON) + h for h in hours]
+    for hour, counted in zip(hours, found.counts, strict=True):
+        within = frame.filter(pl.col("seconds").is_between(3600 * hour, 3600 * (hour + 1), closed="left"))
+        assert Profile(found.reference, counted) == profile(within, REFERENCE)
 
 
 def test_hours_are_utc_whatever_the_zone_of_the_column_and_before_1970_as_well():
     india = timezone(timedelta(hours=5, minutes=30))
     stamps = [datetime(1969, 12, 31, 23, 59, tzinfo=UTC), datetime(2013, 3, 1, 17, 45, tzinfo=india)]
     frame = pl.DataFrame({"t": stamps}).with_columns(pl.col("t").dt.convert_time_zone("Asia/Kolkata"))
-    assert list(profile_by_hour(frame, REFERENCE, "t")) == [datetime(1969, 12, 31, 23, tzinfo=UTC), NOON]
+    assert profile_by_hour(frame, REFERENCE, "t").hours.tolist() == [-1, NOON.timestamp() // 3600]
 
 
 @pytest.mark.parametrize(
@@ -211,12 +206,8 @@ def test_rows_that_belong_to_no_hour_are_refused(frame, told):
         profile_by_hour(frame, REFERENCE, "t")
 
 
-def test_profiles_on_different_bins_never_add_up():
+def test_a_profile_is_read_with_no_other_bins_than_its_own():
     other = build_reference(pl.DataFrame({"x": [1.0, 9.0], "c": ["a", "b"], "score": [0.1, 0.2]}), FEATURES, POLICY)
-    with pytest.raises(UsageError, match="current reference"):
-        merge(REFERENCE.profile, other.profile)
-    with pytest.raises(UsageError, match="current reference"):
-        merge_all([other.profile], REFERENCE)
     with pytest.raises(UsageError, match="current reference"):
         REFERENCE.of(other.profile, "x")
 
@@ -230,51 +221,19 @@ def test_a_profile_cannot_be_changed_not_even_through_the_array_given():
         found.counts[0] = 1
 
 
-@settings(max_examples=50)
-@given(rows, rows)
-def test_windows_stored_as_rows_come_back_as_their_sum(a, b):
-    pa, pb = profile(frame_of(a), REFERENCE), profile(frame_of(b), REFERENCE)
-    stored = pl.concat([to_rows(pa, NOON, REFERENCE), to_rows(pb, NOON + timedelta(hours=1), REFERENCE)])
-    assert from_rows(stored.sample(fraction=1.0, shuffle=True, seed=1), REFERENCE) == merge(pa, pb)
-    assert from_rows(stored.filter(pl.col("window_start") == NOON), REFERENCE) == pa
-    assert stored["count"].min() is None or stored["count"].min() > 0
-
-
-def test_rows_have_one_schema_even_when_there_are_none():
-    schema = {
-        "window_start": pl.Datetime("us", "UTC"),
-        "reference": pl.String,
-        "feature": pl.String,
-        "bin": pl.String,
-        "count": pl.Int64,
-    }
-    assert to_rows(REFERENCE.profile, NOON, REFERENCE).schema == schema
-    assert to_rows(REFERENCE.empty(), NOON, REFERENCE).schema == schema
-
-
-def test_rows_of_another_reference_are_left_aside():
-    other = to_rows(REFERENCE.profile, NOON, REFERENCE).with_columns(reference=pl.lit("of an older champion"))
-    assert from_rows(other, REFERENCE) == REFERENCE.empty()
-
-
-def test_rows_written_by_half_are_refused():
-    stored = to_rows(REFERENCE.profile, NOON, REFERENCE)
-    with pytest.raises(StateError, match="by half"):
-        from_rows(stored.filter(pl.col("feature") != "x"), REFERENCE)
-    with pytest.raises(StateError, match="lacks"):
-        from_rows(stored.with_columns(bin=pl.lit("no such bin")), REFERENCE)
-
-
 def test_a_reference_survives_json_exactly():
     rng = np.random.default_rng(1)
     frame = pl.DataFrame(
         {
             "x": np.where(rng.random(500) < 0.4, 0.0, rng.normal(size=500) / 3),
+            "t": [NOON + timedelta(minutes=int(m)) for m in rng.integers(0, 10_000, 500)],
             "c": rng.choice(["JFK", "La Guardia", 'quo"te', "ü"], 500),
             "score": rng.random(500),
         }
     )
     reference = build_reference(frame, FEATURES, POLICY)
+    timed = build_reference(frame, FEATURES, POLICY, timestamp_column="t")
+    assert ReferenceProfile.from_json(timed.to_json()) == reference == timed
     back = ReferenceProfile.from_json(reference.to_json())
     assert back == reference
     assert back.fingerprint == reference.fingerprint
@@ -291,6 +250,9 @@ def test_a_reference_survives_json_exactly():
         json.dumps(json.loads(REFERENCE.to_json()) | {"version": 99}),
         json.dumps(json.loads(REFERENCE.to_json()) | {"counts": [1, 2]}),
         json.dumps(json.loads(REFERENCE.to_json()) | {"features": []}),
+        json.dumps(json.loads(REFERENCE.to_json()) | {"features": "abc"}),
+        REFERENCE.to_json().replace("categorical", "ordinal"),
+        REFERENCE.to_json().replace('"edges"', '"ends"'),
     ],
 )
 def test_a_reference_that_cannot_be_read_says_so(text):
@@ -329,3 +291,56 @@ def test_odd_reference_columns_have_bins_and_count_every_row(x, inner):
 def test_a_reference_without_the_score_says_what_is_missing():
     with pytest.raises(UsageError, match=r"\['score'\]"):
         build_reference(pl.DataFrame({"x": [1.0], "c": ["a"]}), FEATURES, POLICY)
+
+
+def by_day(names):
+    """A row a name, the days one after the other."""
+    rows = [(name, NOON + timedelta(days=day)) for day, some in enumerate(names) for name in some]
+    return pl.DataFrame(rows, schema={"c": pl.String, "t": pl.Datetime("us", "UTC")}, orient="row")
+
+
+def test_a_rare_category_of_one_day_is_counted_as_unseen_where_it_occurs():
+    # Twenty names of every day have bins of their own; `twice` is of two days, `once` of one, however often there.
+    common = [f"k{i:02d}" for i in range(TOP_CATEGORIES)] * 3
+    days = [[*common, "twice"], [*common, "once", "once"], [*common, "twice", None]]
+    reference = build_reference(by_day(days), FEATURES[1:], POLICY, extra=(), timestamp_column="t")
+    found = counts(reference, reference.profile, "c")
+    assert {k: n for k, n in found.items() if not k.startswith("=")} == {"other": 2, "unseen": 2, "missing": 1}
+    day = [Profile(reference.fingerprint, c) for c in reference.hours.counts]
+    assert [counts(reference, d, "c").get("unseen", 0) for d in day] == [0, 2, 0]
+    # The name is known all the same: where it comes again, it has been seen.
+    assert counts(reference, profile(by_day([["once", "never"]]), reference), "c") == {"other": 1, "unseen": 1}
+
+
+def test_a_name_on_both_sides_of_midnight_is_of_two_days():
+    common = [f"k{i:02d}" for i in range(TOP_CATEGORIES)] * 3
+    frame = by_day([common])
+    midnight = datetime(2013, 3, 2, tzinfo=UTC)
+    pair = pl.DataFrame({"c": ["late", "late"], "t": [midnight - timedelta(seconds=1), midnight]}, schema=frame.schema)
+    reference = build_reference(pl.concat([frame, pair]), FEATURES[1:], POLICY, extra=(), timestamp_column="t")
+    assert counts(reference, reference.profile, "c")["other"] == 2
+
+
+@pytest.mark.parametrize("of", ["other bins", "other rows", "none", "other width"])
+def test_hours_that_are_not_the_references_own_are_refused(of):
+    frame = pl.DataFrame(
+        {"x": [1.0, 2.0], "c": ["a", "b"], "score": [0.1, 0.2], "t": [NOON, NOON + timedelta(hours=3)]}
+    )
+    reference = build_reference(frame, FEATURES, POLICY, timestamp_column="t")
+    own = reference.hours
+    hours = {
+        "other bins": replace(own, reference="another"),
+        "other rows": replace(own, counts=own.counts + 1),
+        "none": HourlyProfiles(own.reference, own.hours[:0], own.counts[:0]),
+        "other width": replace(own, counts=own.counts[:, 1:]),
+    }
+    assert replace(reference, hours=own) == reference
+    with pytest.raises(StateError, match="hours of a reference profile do not add up"):
+        replace(reference, hours=hours[of])
+
+
+def test_a_reference_of_no_rows_may_have_no_hours():
+    frame = pl.DataFrame(schema={"x": pl.Float64, "c": pl.String, "score": pl.Float64, "t": pl.Datetime("us", "UTC")})
+    reference = build_reference(frame, FEATURES, POLICY, timestamp_column="t")
+    stored = HourlyProfiles.from_parquet(reference.hours.to_parquet(), reference.fingerprint)
+    assert replace(reference, hours=stored).rows(reference.profile) == 0

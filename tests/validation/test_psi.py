@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binom, chi2
 
 from perennial.errors import UsageError
-from validation.psi import psi, psi_by_bin
+from validation.psi import chance_of_psi, psi, psi_by_bin
 
 pairs = st.integers(1, 12).flatmap(
     lambda n: st.tuples(*(st.lists(st.integers(0, 10_000), min_size=n, max_size=n).filter(any) for _ in range(2)))
@@ -77,3 +78,27 @@ def test_without_drift_its_mean_is_what_yurdakul_derives():
     shares = np.full(10, 0.1)
     found = [psi(rng.multinomial(2000, shares), rng.multinomial(1000, shares)) for _ in range(1000)]
     assert np.mean(found) == pytest.approx(0.0135, rel=0.06)
+
+
+@given(st.floats(0, 2), st.integers(1, 100_000), st.integers(1, 100_000), st.integers(2, 40))
+def test_its_chance_is_the_tail_of_yurdakuls_chi_square(value, reference_rows, current_rows, bins):
+    # PSI is about (N + M) / (N M) times a chi-square with B - 1 degrees of freedom.
+    scaled = value * reference_rows * current_rows / (reference_rows + current_rows)
+    found = chance_of_psi(value, reference_rows, current_rows, bins)
+    assert found == pytest.approx(chi2(bins - 1).sf(scaled), rel=1e-9, abs=1e-300)
+
+
+def test_one_bin_can_only_be_equal_and_what_is_not_a_number_has_no_chance():
+    assert chance_of_psi(0.0, 100, 100, 1) == 1.0
+    assert chance_of_psi(0.0, 100, 100, 2) == 1.0
+    assert math.isnan(chance_of_psi(math.nan, 100, 100, 5))
+
+
+@pytest.mark.parametrize("level", [0.01, 0.05, 0.5])
+def test_independent_rows_of_one_distribution_reach_a_chance_as_often_as_it_says(level):
+    rng = np.random.default_rng(11)
+    shares = np.array([0.05, 0.1, 0.1, 0.15, 0.2, 0.4])
+    sides = zip(rng.multinomial(4000, shares, 2000), rng.multinomial(1500, shares, 2000), strict=True)
+    found = sum(chance_of_psi(psi(was, now), 4000, 1500, 6) <= level for was, now in sides)
+    low, high = binom(2000, level).ppf([0.0005, 0.9995])
+    assert low <= found <= high
