@@ -92,7 +92,7 @@ def attach(tracking_uri: str, run: MonitoringRun, folder: Path, path: str) -> st
     Args:
         tracking_uri: http(s) address of the MLflow server.
         run: whose artifacts.
-        folder: the files; folders in it are left out.
+        folder: files, and no folders among them.
         path: where below the run's artifacts, such as `drift/20260108T000000Z`.
 
     Returns:
