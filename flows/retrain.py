@@ -31,6 +31,7 @@ from training.history import Retrain, champion_history, record_begin, record_ret
 from training.importance import importance
 from training.registry import ModelVersion
 from validation.profile import build_reference
+from validation.reference_sample import REFERENCE_SAMPLE_FILE, write_reference_sample
 from validation.verdict import Status
 
 PARITY_ROWS = 2_000
@@ -109,6 +110,8 @@ def write_bundle(pipeline: str, training_set: TrainingSet, candidate: Candidate)
     recent = rows.filter(pl.col(EVENT_TIMESTAMP) >= training_set.as_of - timedelta(seconds=spec.drift.reference_s))
     scored = recent.with_columns(pl.Series(SCORE, candidate.predict(recent)))
     reference = build_reference(scored, spec.features, spec.drift)
+    kept = [*(f.name for f in spec.features), SCORE]
+    sample = write_reference_sample(scored, kept, candidate.seed)
     holdout = evaluate(candidate.predict(training_set.holdout), training_set.holdout.get_column(LABEL).to_numpy())
     metadata = {
         "holdout": {k: v for k, v in holdout.items() if math.isfinite(v)},
@@ -122,7 +125,7 @@ def write_bundle(pipeline: str, training_set: TrainingSet, candidate: Candidate)
         work_dir(pipeline, training_set.as_of, candidate.family) / "bundle",
         rows.sample(min(PARITY_ROWS, rows.height), seed=candidate.seed),
         metadata,
-        {REFERENCE_FILE: reference.to_json().encode()},
+        {REFERENCE_FILE: reference.to_json().encode(), REFERENCE_SAMPLE_FILE: sample},
     )
 
 
