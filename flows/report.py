@@ -99,7 +99,9 @@ def write_report(
         run = open_monitoring_run(settings.mlflow_tracking_uri, pipeline, model.version)
         link = attach(settings.mlflow_tracking_uri, run, folder, f"drift/{folder.name}")
     except PerennialError as error:
-        return ReportLinks(folder / PAGE_FILE, None, " ".join((*notes, f"The report is not in MLflow: {error.what}.")))
+        return ReportLinks(
+            folder / PAGE_FILE, None, " ".join((*notes, f"The report is not in MLflow: {_ended(error.what)}"))
+        )
     return ReportLinks(folder / PAGE_FILE, link, " ".join(notes))
 
 
@@ -113,17 +115,21 @@ def _draw_evidently(drift: DriftVerdict, rows: pl.DataFrame, model: Model, path:
     except PerennialError as error:
         return (
             f"Evidently's page is not here, since version {model.version} came without rows of its reference "
-            f"({error.what}); the next retrain keeps some."
+            f"({error.what.rstrip('.')}); the next retrain keeps some."
         )
     first = [*(f.feature for f in plotted(drift)), SCORE]
     try:
         write_drift_report(sample, rows, path, columns=[*first, *(f.feature for f in drift.features)], back=PAGE_FILE)
     except PerennialError as error:
-        return f"Evidently's page is not here: {error.what}"
-    except Exception as error:  # noqa: BLE001 - whatever a drawing library raises, what moved must be told
+        return f"Evidently's page is not here: {_ended(error.what)}"
+    except Exception as error:  # whatever a drawing library raises, what moved must be told
         LOG.warning("Evidently could not draw its page", exc_info=True)
-        return f"Evidently's page is not here: it ended in {type(error).__name__}: {str(error)[:200]}"
+        return f"Evidently's page is not here: it ended in {type(error).__name__}: {_ended(str(error)[:200])}"
     return ""
+
+
+def _ended(sentence: str) -> str:
+    return f"{sentence.rstrip('. ')}."
 
 
 def forget_old_reports(reports: Path, keep: Path) -> None:
@@ -168,8 +174,8 @@ def monitoring_metrics(
     """What MLflow charts of one run, by name; what is not known is left out."""
     told_of = {metric_name("psi", f.feature): f.psi for f in drift.features if f.feature != SCORE}
     told_of |= {metric_name("missing_rate", f.feature): f.missing_rate_current for f in drift.features}
-    told_of |= {"score_psi": f.psi for f in drift.features if f.feature == SCORE}
     told_of |= {
+        "score_psi": next((f.psi for f in drift.features if f.feature == SCORE), math.nan),
         "drifted_features": float(len(drift.drifted)),
         "watched_features": float(len(drift.watched)),
         **performance,
