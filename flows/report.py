@@ -102,7 +102,7 @@ def write_report(
         return ReportLinks(
             folder / PAGE_FILE, None, " ".join((*notes, f"The report is not in MLflow: {_ended(error.what)}"))
         )
-    return ReportLinks(folder / PAGE_FILE, link, " ".join(notes))
+    return ReportLinks(folder / PAGE_FILE, f"{link}/{PAGE_FILE}", " ".join(notes))
 
 
 def _draw_evidently(drift: DriftVerdict, rows: pl.DataFrame, model: Model, path: Path) -> str:

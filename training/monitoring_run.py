@@ -74,7 +74,7 @@ def log_monitoring(
     known = {name: value for name, value in metrics.items() if abs(value) < float("inf")}
     with Server(tracking_uri) as server:
         run = _open(server, pipeline, version)
-        # Hours, since a chart over steps must have one scale for all versions, and its times are wall times anyway.
+        # MLflow draws lines over steps: hours since the epoch keep the distances in time, and are the same in every run.
         log_metrics(server, run.run_id, known, int(as_of.timestamp() * 1000), int(as_of.timestamp()) // HOUR_S)
         server.call("POST", "runs/update", run_id=run.run_id, status="FINISHED", end_time=now_ms())
         return run

@@ -54,7 +54,11 @@ def until(browser: Chrome, *texts: str) -> None:
         body = browser.find_element(By.TAG_NAME, "body").text
         return all(text in body for text in texts)
 
-    WebDriverWait(browser, SHOWN_WITHIN_S).until(all_there)
+    try:
+        WebDriverWait(browser, SHOWN_WITHIN_S).until(all_there)
+    except Exception:
+        keep(browser, "failed")
+        raise
 
 
 def keep(browser: Chrome, name: str) -> None:
@@ -92,13 +96,17 @@ def test_evidently_is_one_link_away_and_so_is_the_way_back(browser: Chrome, link
     until(browser, "Columns, worst first")
 
 
-def test_the_alerts_link_opens_the_report_in_mlflow(browser: Chrome, links: ReportLinks) -> None:
+def test_the_link_of_an_alert_opens_the_report_in_mlflow(browser: Chrome, links: ReportLinks) -> None:
     browser.get(str(links.mlflow))
     until(browser, "version 7", "drift.html", "evidently.html")
+    frame = WebDriverWait(browser, SHOWN_WITHIN_S).until(lambda b: b.find_element(By.TAG_NAME, "iframe"))
+    browser.switch_to.frame(frame)
+    until(browser, "The data has moved: shown")
+    browser.switch_to.default_content()
     keep(browser, "mlflow-artifacts")
 
 
 def test_mlflow_charts_what_was_found_over_time(browser: Chrome, links: ReportLinks) -> None:
     browser.get(str(links.mlflow).split("/artifacts/")[0] + "/model-metrics")
-    until(browser, "psi/delay", "score_psi")
+    until(browser, "missing_rate (4)", "version 7 (missing_rate/delay)")
     keep(browser, "mlflow-charts")

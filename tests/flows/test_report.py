@@ -67,7 +67,7 @@ def test_the_report_is_below_home_and_in_mlflow_with_both_pages(
     assert links.path == home / "reports" / "flights" / NAME / "drift.html"
     assert links.link == links.mlflow
     run_id = str(links.mlflow).split("/runs/")[1].split("/")[0]
-    assert str(links.mlflow).endswith(f"/artifacts/drift/{NAME}")
+    assert str(links.mlflow).endswith(f"/artifacts/drift/{NAME}/drift.html")
     for name in ("drift.html", "evidently.html"):
         there = httpx.get(f"{mlflow_server}/get-artifact", params={"run_uuid": run_id, "path": f"drift/{NAME}/{name}"})
         assert there.content == (links.path.parent / name).read_bytes()
@@ -77,7 +77,7 @@ def test_the_report_is_below_home_and_in_mlflow_with_both_pages(
     assert all(name in evidently for name in ("delay", "carrier", "steady", "score"))
     # Evidently writes categories into a script as they are.
     assert EVIL not in evidently
-    assert EVIL.replace("<", "‹") in evidently
+    assert "‹/script>" in evidently or "\\u2039/script>" in evidently
 
 
 def test_with_mlflow_away_the_local_page_stands_and_the_note_says_so(home: Path, moved: World, model: Model) -> None:
