@@ -195,7 +195,7 @@ def _check_metrics(pipeline: str, check: LastCheck) -> Iterator[Metric]:
 
 
 def report(settings: Settings, state: StreamState, now: datetime) -> tuple[str, ...]:
-    """Write the metrics to PERENNIAL_HOME/metrics/PIPELINE.prom, for a textfile collector, and push them if so set.
+    """Write and push the metrics of a stream, as `publish` does.
 
     Args:
         settings: where they go.
@@ -203,19 +203,35 @@ def report(settings: Settings, state: StreamState, now: datetime) -> tuple[str, 
         now: the run's clock.
 
     Returns:
-        What went wrong, in sentences: what is told of an ingest must not make it fail.
+        What went wrong, in sentences.
     """
     registry = StreamMetrics(state, lambda: now).registry
+    return publish(settings, registry, state.pipeline, file=state.pipeline, job="perennial")
+
+
+def publish(settings: Settings, registry: CollectorRegistry, pipeline: str, file: str, job: str) -> tuple[str, ...]:
+    """Write metrics to PERENNIAL_HOME/metrics/FILE.prom, for a textfile collector, and push them if so set.
+
+    Args:
+        settings: where they go.
+        registry: the metrics.
+        pipeline: whose metrics they are.
+        file: name of the file, which these metrics have for themselves.
+        job: the Pushgateway's name of who pushes; a push takes the place of the one before of that job and pipeline.
+
+    Returns:
+        What went wrong, in sentences: what is told of a run must not make it fail.
+    """
     wrong = []
-    file = settings.root / "metrics" / f"{state.pipeline}.prom"
+    path = settings.root / "metrics" / f"{file}.prom"
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_to_textfile(str(file), registry)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_to_textfile(str(path), registry)
     except OSError as error:
-        wrong.append(f"metrics were not written to {file}: {told(error)}")
+        wrong.append(f"metrics were not written to {path}: {told(error)}")
     if settings.pushgateway_url:
         try:
-            _push(settings.pushgateway_url, state.pipeline, registry)
+            _push(settings.pushgateway_url, job, pipeline, registry)
         except (OSError, HTTPException, ValueError) as error:
             # Without its user and password, which are in front of the host.
             where = settings.pushgateway_url.rpartition("@")[2]
@@ -226,7 +242,7 @@ def report(settings: Settings, state: StreamState, now: datetime) -> tuple[str, 
     return tuple(wrong)
 
 
-def _push(url: str, pipeline: str, registry: CollectorRegistry) -> None:
+def _push(url: str, job: str, pipeline: str, registry: CollectorRegistry) -> None:
     parts = urlsplit(url)
     address = url.replace(f"{parts.netloc.rpartition('@')[0]}@", "", 1) if "@" in parts.netloc else url
 
@@ -236,7 +252,7 @@ def _push(url: str, pipeline: str, registry: CollectorRegistry) -> None:
         return basic_auth_handler(**request, username=unquote(parts.username), password=unquote(parts.password or ""))
 
     key = {"pipeline": pipeline}
-    push_to_gateway(address, "perennial", registry, grouping_key=key, timeout=PUSH_WITHIN_S, handler=send)
+    push_to_gateway(address, job, registry, grouping_key=key, timeout=PUSH_WITHIN_S, handler=send)
 
 
 def serve(metrics: StreamMetrics, host: str, port: int) -> tuple[str, Callable[[], None]]:

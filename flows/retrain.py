@@ -33,6 +33,7 @@ from training.registry import ModelVersion
 from validation.calibration import calibrate
 from validation.metrics import days_of
 from validation.profile import build_reference
+from validation.reference_sample import REFERENCE_SAMPLE_FILE, write_reference_sample
 from validation.slices import freeze_slices
 from validation.verdict import Status
 
@@ -119,6 +120,8 @@ def write_bundle(pipeline: str, training_set: TrainingSet, candidate: Candidate)
     dividing = [f for f in spec.features if f.name in spec.performance.slices]
     slices = freeze_slices(held, scores, labels, days, dividing)
     calibration = calibrate(scores, labels, days)
+    kept = [*(f.name for f in spec.features), SCORE]
+    sample = write_reference_sample(scored, kept, candidate.seed)
     metadata = {
         "holdout": {
             **{k: v for k, v in evaluate(scores, labels).items() if math.isfinite(v)},
@@ -135,7 +138,7 @@ def write_bundle(pipeline: str, training_set: TrainingSet, candidate: Candidate)
         work_dir(pipeline, training_set.as_of, candidate.family) / "bundle",
         rows.sample(min(PARITY_ROWS, rows.height), seed=candidate.seed),
         metadata,
-        reference_files(reference),
+        {**reference_files(reference), REFERENCE_SAMPLE_FILE: sample},
     )
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -97,6 +98,32 @@ def own_broker(tmp_path: Path) -> Iterator[Broker]:
 def free_port() -> int:
     """A port on which nobody listens."""
     return _free_port()
+
+
+@pytest.fixture
+def pushgateway(free_port: int, tmp_path: Path) -> Iterator[str]:
+    binary = shutil.which("prometheus-pushgateway") or shutil.which("pushgateway")
+    if binary is None:
+        pytest.skip("no Pushgateway is installed")
+    address = f"http://127.0.0.1:{free_port}"
+    with (tmp_path / "pushgateway.log").open("wb") as log:
+        # Debian's keeps what was pushed in a file of the machine, for the next one to find.
+        own = [f"--web.listen-address=127.0.0.1:{free_port}", "--persistence.file="]
+        process = subprocess.Popen([binary, *own], stdout=log, stderr=log)
+    try:
+        deadline = time.monotonic() + STARTS_WITHIN_S
+        while time.monotonic() < deadline and process.poll() is None:
+            try:
+                if httpx.get(f"{address}/-/ready", timeout=1).is_success:
+                    break
+            except httpx.TransportError:
+                time.sleep(0.02)
+        else:
+            pytest.fail((tmp_path / "pushgateway.log").read_text()[-1_000:])
+        yield address
+    finally:
+        process.terminate()
+        process.wait(20)
 
 
 @pytest.fixture(scope="session")

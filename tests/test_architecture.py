@@ -19,6 +19,7 @@ HEAVY = (
     "torch",
     "great_expectations",
     "evidently",
+    "matplotlib",
     "prefect",
     "apprise",
     "lightgbm",
@@ -82,7 +83,8 @@ def test_a_pipeline_needs_nothing_but_its_contract() -> None:
 
 
 @pytest.mark.parametrize(
-    "library", ["great_expectations", "evidently", "feast", "kafka", "pyiceberg", "mlflow", "redis", "apprise"]
+    "library",
+    ["great_expectations", "evidently", "feast", "kafka", "pyiceberg", "matplotlib", "mlflow", "redis", "apprise"],
 )
 def test_each_foreign_system_is_known_to_few_modules(library: str) -> None:
     known_to = {
@@ -110,7 +112,8 @@ def test_each_foreign_system_is_known_to_few_modules(library: str) -> None:
             "features/snapshots.py",
             "features/transaction.py",
         ],
-        "mlflow": ["perennial/mlflow_server.py", "training/registry.py"],
+        "matplotlib": ["validation/plots.py"],
+        "mlflow": ["perennial/mlflow_server.py"],
     }
     assert set(importers(library, *PACKAGES)) <= set(known_to[library])
 

@@ -6,10 +6,12 @@ The only module that touches Evidently.
 from __future__ import annotations
 
 import math
+import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from html import escape
 from pathlib import Path
 from typing import Literal
 
@@ -21,6 +23,12 @@ from validation.verdict import Status
 
 MAX_ROWS = 50_000
 """Rows of each side that Evidently draws: it takes tens of seconds on a million, and the picture does not change."""
+
+MAX_COLUMNS = 50
+"""Columns that Evidently draws, the first ones asked for: on a thousand it takes hours."""
+
+LONGEST_TEXT = 60
+HARMLESS = "‹"
 
 HEADLINES: Mapping[Status, str] = {
     Status.PASS: "The data has not moved",
@@ -100,7 +108,14 @@ def drift_table(verdict: DriftVerdict) -> list[dict[str, str]]:
 
 
 def write_drift_report(
-    reference: pl.DataFrame, current: pl.DataFrame, path: Path, *, max_rows: int = MAX_ROWS, seed: int = 7
+    reference: pl.DataFrame,
+    current: pl.DataFrame,
+    path: Path,
+    *,
+    columns: Sequence[str] | None = None,
+    back: str | None = None,
+    max_rows: int = MAX_ROWS,
+    seed: int = 7,
 ) -> DriftReport:
     """Write Evidently's drift page of two frames.
 
@@ -110,14 +125,23 @@ def write_drift_report(
         reference: the rows a champion was held to.
         current: the rows of the current window.
         path: where the HTML goes; its folder is made.
+        columns: what to draw, most important first; None = all. At most `MAX_COLUMNS` are drawn.
+        back: address of the page that its first line links to; None = no such line.
         max_rows: rows drawn from each side at random.
         seed: of the draw, so that the same rows give the same page.
 
     Raises:
         UsageError: no column can be shown, because a side is empty or they share none.
     """
-    reference, current = (f.sample(min(max_rows, f.height), seed=seed) for f in (reference, current))
+    wanted = list(dict.fromkeys(columns if columns is not None else [*reference.columns, *current.columns]))
+    reference, current = (
+        f.select(c for c in wanted if c in f.columns).sample(min(max_rows, f.height), seed=seed)
+        for f in (reference, current)
+    )
     kinds, left_out = _showable(reference, current)
+    for name in list(kinds)[MAX_COLUMNS:]:
+        kinds.pop(name)
+        left_out[name] = f"at most {MAX_COLUMNS} columns are drawn"
     if not kinds:
         raise UsageError(
             f"there is no drift report to draw from {reference.height} reference and {current.height} current rows: "
@@ -126,19 +150,26 @@ def write_drift_report(
     from evidently import DataDefinition, Dataset, Report
     from evidently.presets import DataDriftPreset
 
+    shown = {c: _harmless(c) for c in kinds}
     definition = DataDefinition(
-        numerical_columns=[c for c, kind in kinds.items() if kind == "numeric"],
-        categorical_columns=[c for c, kind in kinds.items() if kind == "categorical"],
+        numerical_columns=[shown[c] for c, kind in kinds.items() if kind == "numeric"],
+        categorical_columns=[shown[c] for c, kind in kinds.items() if kind == "categorical"],
     )
     with warnings.catch_warnings():
         # Constant columns make its statistics divide by zero, which it handles and NumPy and SciPy report.
         warnings.simplefilter("ignore")
         was, now = (
-            Dataset.from_pandas(_plain(f, kinds).to_pandas(), data_definition=definition) for f in (reference, current)
+            Dataset.from_pandas(_plain(f, kinds).rename(shown).to_pandas(), data_definition=definition)
+            for f in (reference, current)
         )
         page = Report([DataDriftPreset()]).run(current_data=now, reference_data=was).get_html_str(as_iframe=False)
+    if back:
+        page = page.replace("<body>", f'<body><p><a href="{escape(back)}">What moved, and by how much</a></p>', 1)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8")
+    # Not half a page under its name, should this be killed.
+    written = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    written.write_text(page, encoding="utf-8")
+    written.replace(path)
     return DriftReport(path, tuple(kinds), left_out)
 
 
@@ -175,9 +206,14 @@ def _plain(frame: pl.DataFrame, kinds: Mapping[str, Literal["numeric", "categori
     return frame.select(
         pl.when(pl.col(c).cast(pl.Float64).is_finite()).then(pl.col(c).cast(pl.Float64)).alias(c)
         if kind == "numeric"
-        else pl.col(c).cast(pl.String)
+        else pl.col(c).cast(pl.String).str.slice(0, LONGEST_TEXT).str.replace_all("<", HARMLESS, literal=True)
         for c, kind in kinds.items()
     )
+
+
+def _harmless(text: str) -> str:
+    """Text that Evidently may put on its page: it writes it into a script as it is, where `</script>` would end it."""
+    return text.replace("<", HARMLESS)
 
 
 def _state(drift: FeatureDrift) -> str:

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -176,30 +176,6 @@ def test_the_file_is_replaced_whole_and_one_that_cannot_be_written_is_told(tmp_p
     (tmp_path / "blocked" / "metrics").write_text("in the way")
     (wrong,) = report(blocked, state_of(), NOW)
     assert "metrics were not written to" in wrong
-
-
-@pytest.fixture
-def pushgateway(free_port: int, tmp_path: Path) -> Iterator[str]:
-    binary = shutil.which("prometheus-pushgateway") or shutil.which("pushgateway")
-    if binary is None:
-        pytest.skip("no Pushgateway is installed")
-    address = f"http://127.0.0.1:{free_port}"
-    with (tmp_path / "pushgateway.log").open("wb") as log:
-        process = subprocess.Popen([binary, f"--web.listen-address=127.0.0.1:{free_port}"], stdout=log, stderr=log)
-    try:
-        deadline = time.monotonic() + STARTS_WITHIN_S
-        while time.monotonic() < deadline and process.poll() is None:
-            try:
-                if httpx.get(f"{address}/-/ready", timeout=1).is_success:
-                    break
-            except httpx.TransportError:
-                time.sleep(0.02)
-        else:
-            pytest.fail((tmp_path / "pushgateway.log").read_text()[-1_000:])
-        yield address
-    finally:
-        process.terminate()
-        process.wait(20)
 
 
 def test_each_run_takes_the_place_of_the_one_before_it_in_a_pushgateway(tmp_path: Path, pushgateway: str) -> None:

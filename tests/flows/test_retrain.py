@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -19,16 +20,18 @@ from perennial.errors import StageError, UsageError
 from perennial.settings import Settings
 from perennial.template.pipeline import PIPELINE
 from rollout.ledger import Ledger, Model
+from serving.predictor import load_predictor
 from training.dataset import TrainingSet
+from training.fit import fit
 from training.gate import compare
 from training.history import champion_history, retrains
 from training.registry import ModelVersion
+from validation.reference_sample import REFERENCE_SAMPLE_FILE, read_reference_sample
 
 NOW = datetime(2024, 5, 1, tzinfo=UTC)
 DAY = timedelta(days=1)
 CHAMPION = Model("4", "file:///bundle")
-COMPARE = retrain.compare_models.fn
-ASSEMBLE = retrain.assemble.fn
+COMPARE, ASSEMBLE, WRITE_BUNDLE = retrain.compare_models.fn, retrain.assemble.fn, retrain.write_bundle.fn
 
 
 @pytest.fixture
@@ -73,6 +76,37 @@ def run(as_of: datetime, **options: Any) -> retrain.RetrainSummary:
     found = asyncio.run(retrain.retrain.fn("shop", as_of, **options))
     assert isinstance(found, retrain.RetrainSummary)
     return found
+
+
+def test_a_bundle_brings_rows_of_its_reference_which_scoring_does_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng, height = np.random.default_rng(1), 400
+    rows = pl.DataFrame(
+        {
+            **{
+                f.name: rng.normal(size=height) if f.kind == "numeric" else rng.choice(["a", "b"], height)
+                for f in PIPELINE.features
+            },
+            "event_timestamp": [NOW - timedelta(hours=1 + i / 100) for i in range(height)],
+            "entity_key": [f"o{i}" for i in range(height)],
+            "label": rng.random(height) < 0.3,
+        }
+    )
+    before = NOW - timedelta(seconds=PIPELINE.drift.reference_s + 1)
+    too_old = rows.head(50).with_columns(event_timestamp=pl.lit(before).cast(rows.schema["event_timestamp"]))
+    known = TrainingSet("shop", NOW, PIPELINE.features, pl.concat([too_old, rows.head(300)]), rows.tail(100), {})
+    few = PIPELINE.model.model_copy(update={"trees": 5})
+    candidate = fit(known, few, 1, tmp_path / "checkpoint")
+    context = SimpleNamespace(spec=PIPELINE, settings=Settings(home=tmp_path))
+    monkeypatch.setattr(retrain, "open_context", lambda _: context)
+    bundle = asyncio.run(WRITE_BUNDLE("shop", known, candidate))
+    sample = read_reference_sample((bundle / REFERENCE_SAMPLE_FILE).read_bytes())
+    assert sample.columns == [*(f.name for f in PIPELINE.features), "score"]
+    scored = rows.with_columns(pl.Series("score", candidate.predict(rows))).select(sample.columns)
+    assert sorted(map(str, sample.rows())) == sorted(map(str, scored.rows()))  # without what is too old
+    (bundle / REFERENCE_SAMPLE_FILE).unlink()
+    assert load_predictor(bundle.as_uri()).predict(rows).shape == (height,)
 
 
 def test_a_gate_without_an_auc_is_kept_as_nan(lake: Lake) -> None:

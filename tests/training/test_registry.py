@@ -13,6 +13,7 @@ import pytest
 
 from perennial.errors import StateError, UnreachableError, UsageError
 from training import registry
+from training.mlflow_rest import as_uri
 from training.registry import delete_alias, get, register, set_alias
 
 
@@ -81,7 +82,7 @@ def test_a_registration_cut_off_while_copying_goes_on_in_its_run(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(registry, "_copy", cut_off)
+        patch.setattr(registry, "copy_folder", cut_off)
         with pytest.raises(KeyboardInterrupt):
             enroll(mlflow_server, "cut", directory)
     assert get(mlflow_server, "cut", "1") is None
@@ -143,7 +144,7 @@ def test_an_address_that_is_no_server_is_refused() -> None:
 
 def test_a_server_that_proxies_artifacts_is_refused() -> None:
     with pytest.raises(UsageError, match="--no-serve-artifacts"):
-        registry._as_uri("mlflow-artifacts:/1/abc/artifacts", "http://127.0.0.1:5000")
+        as_uri("mlflow-artifacts:/1/abc/artifacts", "http://127.0.0.1:5000")
 
 
 def test_a_deleted_alias_is_gone_and_can_be_deleted_again(mlflow_server: str, tmp_path: Path) -> None:

@@ -1,0 +1,146 @@
+"""The page a person opens from an alert: what moved, how much, and a picture of each column that did."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from html import escape
+
+from validation.drift import DriftVerdict, FeatureDrift
+from validation.plots import alternative, bin_shares, draw_drift, headline
+from validation.profile import SCORE, Profile, ReferenceProfile
+from validation.report import HEADLINES, drift_table
+from validation.verdict import Status
+
+PAGE_FILE, EVIDENTLY_FILE = "drift.html", "evidently.html"
+MAX_PLOTS, MAX_TABLE_ROWS = 20, 100
+
+COLOURS = {
+    Status.PASS: "#0b7a4b",
+    Status.INCONCLUSIVE: "#7a5b00",
+    Status.ERROR: "#8a3ffc",
+    Status.FAIL: "#b3261e",
+}
+STYLE = """
+:root { color-scheme: light; }
+body { font: 16px/1.5 system-ui, sans-serif; color: #1c1c1c; background: #fff; max-width: 62rem; margin: 2rem auto;
+  padding: 0 1rem; overflow-wrap: anywhere; }
+h1 { font-size: 1.6rem; margin: 0 0 .2rem; border-left: .5rem solid var(--status); padding-left: .7rem; }
+h2 { font-size: 1.2rem; margin: 2.5rem 0 .5rem; }
+.reason { font-size: 1.1rem; }
+.quiet { color: #555; }
+.note { background: #f3f3f3; padding: .6rem .9rem; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; width: 100%; overflow-wrap: normal; }
+th, td { text-align: left; padding: .25rem .7rem .25rem 0; border-bottom: 1px solid #ddd; vertical-align: top; }
+td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+tr.drifted td:first-child { font-weight: 700; color: #b3261e; }
+tr.watched td:first-child { font-weight: 700; }
+figure { margin: 0 0 1rem; }
+img { max-width: 100%; height: auto; }
+details summary { cursor: pointer; color: #555; }
+"""
+NUMBERS = frozenset({"PSI", "missing before", "missing now", "before", "now", "adds to PSI"})
+
+
+@dataclass(frozen=True)
+class PageFacts:
+    """What a page says beside the verdict.
+
+    Attributes:
+        pipeline: whose data it is.
+        model: the champion's version.
+        as_of: end of the current window, UTC.
+        evidently: whether Evidently's page lies beside this one.
+        notes: sentences on what is missing, if anything.
+    """
+
+    pipeline: str
+    model: str
+    as_of: datetime
+    evidently: bool
+    notes: tuple[str, ...] = ()
+
+
+def plotted(drift: DriftVerdict) -> tuple[FeatureDrift, ...]:
+    """The columns that are drawn: the worst that drifted or are watched, and always the score."""
+    moved = [f for f in drift.features if f.status is Status.FAIL or f.watched]
+    score = [f for f in drift.features if f.feature == SCORE and f not in moved[:MAX_PLOTS]]
+    return (*moved[: MAX_PLOTS - len(score)], *score)
+
+
+def drift_page(drift: DriftVerdict, reference: ReferenceProfile, current: Profile, facts: PageFacts) -> str:
+    """One HTML page that needs nothing beside it.
+
+    Args:
+        drift: what drift detection found.
+        reference: the champion's reference, of which the pictures show the counts.
+        current: the current window's counts on the same bins.
+        facts: what else the page says.
+
+    Raises:
+        UsageError: the window was counted on other bins.
+    """
+    status = drift.verdict.status
+    title = f"{HEADLINES[status]}: {facts.pipeline}"
+    moved = len(drift.drifted) + len(drift.watched)
+    drawn = plotted(drift)
+    parts = [
+        f"<h1>{escape(title)}</h1>",
+        f'<p class="quiet">Up to {facts.as_of:%Y-%m-%d %H:%M} UTC, against the reference of champion version '
+        f"{escape(facts.model)}. Drift: {status.name}.</p>",
+        f'<p class="reason">{escape(drift.verdict.reason)}.</p>',
+        *(f'<p class="note">{escape(note)}</p>' for note in facts.notes),
+    ]
+    if facts.evidently:
+        parts.append(
+            f'<p>The same columns drawn by Evidently from a sample of rows: <a href="{EVIDENTLY_FILE}">{EVIDENTLY_FILE}'
+            "</a>, beside this page. Its drift scores are its own and differ from these.</p>"
+        )
+    parts.append("<h2>Columns, worst first</h2>" + _table_of(drift))
+    undrawn = moved - sum(f.status is Status.FAIL or f.watched for f in drawn)
+    if undrawn > 0:
+        parts.append(f'<p class="quiet">The worst {len(drawn)} are drawn; {undrawn} more moved.</p>')
+    bins = {b.feature: b for b in reference.features}
+    for found in drawn:
+        if found.feature not in bins:
+            continue
+        shares = bin_shares(
+            bins[found.feature],
+            reference.of(reference.profile, found.feature),
+            reference.of(current, found.feature),
+        )
+        picture = base64.b64encode(draw_drift(found, shares)).decode()
+        parts.append(
+            f"<h2>{escape(found.feature)}</h2><p>{escape(found.reason)}.</p>"
+            f'<figure><img src="data:image/png;base64,{picture}" alt="{escape(headline(found))}; the numbers are below">'
+            "<details><summary>The numbers</summary>"
+            f"{_table(('bin', 'before', 'now', 'adds to PSI'), alternative(shares))}</details></figure>"
+        )
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}</title><style>:root {{ --status: {COLOURS[status]}; }}{STYLE}</style></head><body>\n"
+        + "\n".join(parts)
+        + "\n</body></html>\n"
+    )
+
+
+def _table_of(drift: DriftVerdict) -> str:
+    rows = drift_table(drift)[:MAX_TABLE_ROWS]
+    if not rows:
+        return "<p>There are none.</p>"
+    more = len(drift.features) - len(rows)
+    told = _table(tuple(rows[0]), [tuple(row.values()) for row in rows], [row["state"] for row in rows])
+    return told + (f'<p class="quiet">{more} more columns moved less.</p>' if more else "")
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]], classes: Sequence[str] = ()) -> str:
+    kinds = ['class="number"' if name in NUMBERS else "" for name in head]
+    lines = ["<tr>" + "".join(f"<th {k}>{escape(n)}</th>" for k, n in zip(kinds, head, strict=True)) + "</tr>"]
+    for i, row in enumerate(rows):
+        cells = "".join(f"<td {k}>{escape(cell)}</td>" for k, cell in zip(kinds, row, strict=True))
+        lines.append(f'<tr class="{escape(classes[i]) if classes else ""}">{cells}</tr>')
+    return f'<div class="wide"><table>{"".join(lines)}</table></div>'
