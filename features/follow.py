@@ -270,7 +270,7 @@ class _Session:
 
     def _tail(self, view: FeatureView) -> Tail:
         stream = self._streams[view.topic]
-        return Tail(self._of._lake, view, stream.event, stream.newest)
+        return Tail(self._of._lake, view, stream.event, stream.positions, stream.newest)
 
     def _nothing(self, view: FeatureView) -> pl.DataFrame:
         event = self._streams[view.topic].event

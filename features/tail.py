@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 
 import polars as pl
@@ -22,16 +23,21 @@ class Tail:
         lake: read once, at the beginning.
         view: whose features.
         event: the view's topic.
+        positions: Kafka positions up to which events were given; what the lake holds after them will be given to `build`.
         newest: newest event time in the lake; None before the first event.
     """
 
-    def __init__(self, lake: Lake, view: FeatureView, event: EventSpec, newest: datetime | None) -> None:
+    def __init__(
+        self, lake: Lake, view: FeatureView, event: EventSpec, positions: Mapping[int, int], newest: datetime | None
+    ) -> None:
         self._view, self._event = view, event
         self._reach = windows.lookback(view)
         columns = windows.inputs(view, event)
         # Twice the reach: an event that is late by as much finds all of its windows here, too.
         self._since = newest - 2 * self._reach if newest else None
-        self._events = counted(lake.read(event.table, self._since, columns=columns), event)
+        # Another ingest may have committed since the positions were read. Its events, read from Kafka once more, would count
+        # twice; and online, where the row that knows more events is the newer, no later row would take their place.
+        self._events = counted(lake.read_places(event.table, {}, positions, columns, self._since), event)
         self._newest = newest
 
     def build(self, new: pl.DataFrame) -> pl.DataFrame | None:

@@ -21,6 +21,7 @@ from shop import (
 from watched import process_of
 
 from features import dead_letters
+from features import follow as following
 from features.follow import Committed
 from features.topic_stream import TopicStream
 
@@ -69,6 +70,25 @@ def test_a_follower_that_is_overtaken_goes_on_and_tells_nobody_to_run_it_again(
         wait_until(lambda: "going on from the lake's last commit" in caplog.text)
     assert "another writer" in caplog.text
     assert "run" not in caplog.text
+    assert_everything_counts_once(place)
+
+
+def test_events_that_another_ingest_commits_while_a_follower_begins_count_once_online(
+    place: Place, shop: Shop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    shop.send(60)
+    tail = following.Tail
+
+    def overtaken(*arguments: Any) -> following.Tail:
+        """The session knows its positions by now; the events that the tail is read from are committed only here."""
+        monkeypatch.setattr(following, "Tail", tail)
+        shop.send(60)
+        take_in(place)
+        return tail(*arguments)
+
+    monkeypatch.setattr(following, "Tail", overtaken)
+    with caplog.at_level(logging.WARNING), running(make_follower(place)):
+        wait_until(lambda: "going on from the lake's last commit" in caplog.text)
     assert_everything_counts_once(place)
 
 

@@ -284,8 +284,8 @@ def test_a_field_that_is_new_in_the_pipeline_needs_no_event_and_no_migration(
     later = event.model_copy(update={"fields": (*event.fields, tip)})
     wanted = Aggregate(name="tip_mean_1d", field="tip", function="mean", window_s=86_400)
     with_tip = view.model_copy(update={"aggregates": (*view.aggregates, wanted)})
-    newest = TopicStream(kafka_settings, lake, later).newest
-    tail = Tail(lake, with_tip, later, newest)
+    stream = TopicStream(kafka_settings, lake, later)
+    tail = Tail(lake, with_tip, later, stream.positions, stream.newest)
     assert tail.build(pl.DataFrame(schema=topic_schema(later))).height == 0
     assert lake.read(later.table, columns=("tip",))["tip"].null_count() == lake.rows(later.table)
 
