@@ -34,7 +34,11 @@ def test_shares_and_what_each_bin_adds_are_those_worked_out_by_hand() -> None:
     assert found.reference.tolist() == [0.5, 0.3, 0.1, 0.1]
     assert found.current.tolist() == [0.25, 0.3, 0.1, 0.35]
     # Of values: 5/9, 3/9, 1/9 before and 5/13, 6/13, 2/13 now. Rows without a value are judged by themselves.
-    by_hand = [(5 / 13 - 5 / 9) * math.log(9 / 13), *((q - p) * math.log(q / p) for p, q in ((3 / 9, 6 / 13), (1 / 9, 2 / 13))), 0]
+    by_hand = [
+        (5 / 13 - 5 / 9) * math.log(9 / 13),
+        *((q - p) * math.log(q / p) for p, q in ((3 / 9, 6 / 13), (1 / 9, 2 / 13))),
+        0,
+    ]
     assert found.contribution == pytest.approx(by_hand)
     assert alternative(found)[3] == ("missing", "10.0%", "35.0%", "0.000")
 
