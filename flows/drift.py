@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+import numpy as np
 import polars as pl
 
 from features.labels import PREDICTIONS, predictions
@@ -17,7 +18,7 @@ from serving.batch import MODEL_VERSION, SCORE
 from serving.predictor import BUNDLE_FILE, read_bundle_file
 from validation.drift import DriftVerdict, detect_drift
 from validation.hours import HourlyProfiles, hour_of, moment_of
-from validation.profile import ReferenceProfile
+from validation.profile import Profile, ReferenceProfile
 from validation.profile_log import profiles_between
 from validation.windows import windows_before
 
@@ -34,6 +35,7 @@ class DriftCheck:
         reference: what the model was trained on.
         current: the hours that were looked at.
         since: begin of the oldest window (UTC).
+        newest_since: begin of the newest window.
         until: end of the newest: the last whole hour.
     """
 
@@ -41,7 +43,14 @@ class DriftCheck:
     reference: ReferenceProfile
     current: HourlyProfiles
     since: datetime
+    newest_since: datetime
     until: datetime
+
+    @property
+    def newest(self) -> Profile:
+        """Counts of the newest window."""
+        counts = self.current.between(hour_of(self.newest_since), hour_of(self.until))
+        return Profile(self.reference.fingerprint, counts)
 
 
 def check_drift(context: Context, model: Model, until: datetime, policy: DriftPolicy, created: datetime) -> DriftCheck:
@@ -63,17 +72,43 @@ def check_drift(context: Context, model: Model, until: datetime, policy: DriftPo
     begin = end - timedelta(seconds=policy.watched_s)
 
     def scored(since: datetime, before: datetime) -> pl.DataFrame:
-        rows = predictions(context.lake, since, before)
-        # Another model may have made some of them, whose scores this one's reference does not describe.
-        others = rows.get_column(MODEL_VERSION) != model.version
-        if others.any():
-            own = pl.Series(SCORE, predictor(model.uri).predict(rows), dtype=pl.Float64)
-            rows = rows.with_columns(pl.when(others).then(own).otherwise(SCORE).alias(SCORE))
-        return rows
+        return scored_by(context, model, since, before)
 
     current = profiles_between(context.lake, reference, PREDICTIONS, begin, end, scored, created)
     windows = windows_before(current, reference, end, policy)
-    return DriftCheck(detect_drift(reference, windows, policy, importance), reference, current, begin, end)
+    drift = detect_drift(reference, windows, policy, importance)
+    return DriftCheck(drift, reference, current, begin, end - timedelta(seconds=policy.window_s), end)
+
+
+def scored_by(context: Context, model: Model, since: datetime, before: datetime) -> pl.DataFrame:
+    """Predictions of [since, before) with the scores that a model gives, whoever made them.
+
+    Another model may have made some of them, whose scores this one's reference does not describe.
+    """
+    rows = predictions(context.lake, since, before)
+    others = rows.get_column(MODEL_VERSION) != model.version
+    if others.any():
+        own = pl.Series(SCORE, predictor(model.uri).predict(rows), dtype=pl.Float64)
+        rows = rows.with_columns(pl.when(others).then(own).otherwise(SCORE).alias(SCORE))
+    return rows
+
+
+def some_rows(context: Context, model: Model, check: DriftCheck, most: int) -> pl.DataFrame:
+    """Rows of the newest window, at most about `most`: those of hours drawn at random, the same each time."""
+    hours = np.arange(hour_of(check.newest_since), hour_of(check.until))
+    first = slice(0, len(check.reference.features[0].labels))
+    drawn: list[int] = []
+    rows = 0
+    for hour in np.random.default_rng(int(hours[0])).permutation(hours):
+        here = int(check.current.between(int(hour), int(hour) + 1)[first].sum())
+        if here and (not drawn or rows + here <= most):
+            drawn.append(int(hour))
+            rows += here
+    if not drawn:
+        return scored_by(context, model, check.newest_since, check.newest_since)
+    if len(drawn) == len(hours):
+        return scored_by(context, model, check.newest_since, check.until)
+    return pl.concat([scored_by(context, model, moment_of(h), moment_of(h + 1)) for h in sorted(drawn)])
 
 
 def reference_files(reference: ReferenceProfile) -> dict[str, bytes]:

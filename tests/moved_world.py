@@ -10,6 +10,7 @@ import polars as pl
 from pipelines.spec import DriftPolicy, Feature
 from validation.drift import DriftVerdict, detect_drift
 from validation.profile import Profile, ReferenceProfile, build_reference, profile
+from validation.windows import Window
 
 EVIL = "<script>document.title='broken in'</script>"
 FEATURES = (
@@ -49,4 +50,4 @@ def world(moved: float = 1.0, n: int = 3_000) -> World:
     before, now = rows(n, 1), rows(n, 2, moved)
     reference = build_reference(before, FEATURES, DriftPolicy())
     current = profile(now, reference)
-    return World(before, now, reference, current, detect_drift(reference, current, DriftPolicy()))
+    return World(before, now, reference, current, detect_drift(reference, [Window.of_rows(current)], DriftPolicy()))

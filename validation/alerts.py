@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Literal
 
+from perennial.wording import counted
 from pipelines.spec import AlertPolicy
 from validation.drift import DriftVerdict
 from validation.verdict import Status, Verdict
@@ -104,7 +105,7 @@ def findings_of(
     since: Mapping[str, datetime] | None = None,
     links: Mapping[str, str] | None = None,
 ) -> tuple[Finding, ...]:
-    """What a monitoring run found wrong: its checks that FAIL or could not run.
+    """What a monitoring run found wrong: its checks that FAIL or could not run, and columns that matter and are watched.
 
     Args:
         verdicts: by check.
@@ -125,6 +126,11 @@ def findings_of(
             headline = f"{len(drift.drifted)} of {len(drift.features)} columns drifted"
             moved = tuple(Moved(f.feature, f.reason) for f in drift.drifted)
         found.append(Finding(check, severity, headline, moved, since.get(check), links.get(check)))
+    moving = [f for f in drift.watched if f.matters]
+    if moving and not drift.drifted:
+        headline = f"{counted(len(moving), 'column')} moved, not far enough to be drift"
+        moved = tuple(Moved(f.feature, f.reason) for f in moving)
+        found.append(Finding("drift", Severity.INFO, headline, moved, since.get("drift"), links.get("drift")))
     return tuple(found)
 
 

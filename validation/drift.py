@@ -42,6 +42,7 @@ class FeatureDrift:
         importance: the model's importance of the feature as a share of all, 0 to 1; None when it is not known.
         moves: of its values, missing rows and unseen categories, each with its chance.
         since: when the move began, as far as the windows reach back; None when it has not moved, or has no times.
+        matters: whether the model makes enough of it for its drift to be a FAIL.
     """
 
     feature: str
@@ -54,6 +55,7 @@ class FeatureDrift:
     importance: float | None = None
     moves: tuple[Move, ...] = ()
     since: datetime | None = None
+    matters: bool = True
 
 
 @dataclass(frozen=True)
@@ -146,6 +148,7 @@ def _judge(
     now = comparison.windows[0][:, stretch].sum(axis=0)
     rates = [float(bins.void_counts(c) / c.sum()) if c.sum() else float("nan") for c in (was, now)]
     level = max(move.level for move in moves)
+    matters = share is None or share >= policy.matters_from
     watched = False
     if not now.sum() or not was.sum():
         status, reason = Status.INCONCLUSIVE, "there are no rows"
@@ -162,7 +165,6 @@ def _judge(
         status = Status.FAIL
         reason = f"the column is entirely missing ({_void(now)}); in the reference {rates[0]:.1%} of rows were"
     else:
-        matters = share is None or share >= policy.matters_from
         blind = matters and level < 2 and any(move.blind for move in moves)
         status = Status.FAIL if level == 2 and matters else Status.INCONCLUSIVE if blind else Status.PASS
         watched = level > 0 and status is Status.PASS
@@ -177,7 +179,9 @@ def _judge(
                 else "; the model does not use it"
             )
     since = since_when(reference, comparison, position) if watched or status is Status.FAIL else None
-    return FeatureDrift(feature, moves[0].size, rates[0], rates[1], status, reason, watched, share, moves, since)
+    return FeatureDrift(
+        feature, moves[0].size, rates[0], rates[1], status, reason, watched, share, moves, since, matters
+    )
 
 
 def _psi_told(psi: float) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 
 import polars as pl
@@ -13,10 +14,30 @@ from validation.verdict import Verdict
 
 VERDICTS = "verdicts"
 STATUSES = "perennial.statuses"
+REPORT = "perennial.drift_report"
 
 
-def record_verdicts(lake: Lake, verdicts: Mapping[str, Verdict], as_of: datetime, created: datetime) -> None:
-    """Keep the verdicts of one run, one row a check; the commit itself says their statuses."""
+@dataclass(frozen=True)
+class KeptReport:
+    """The last drift report.
+
+    Attributes:
+        moved: columns that it shows as moved.
+        link: its address.
+    """
+
+    moved: frozenset[str]
+    link: str
+
+
+def record_verdicts(
+    lake: Lake,
+    verdicts: Mapping[str, Verdict],
+    as_of: datetime,
+    created: datetime,
+    report: KeptReport | None = None,
+) -> None:
+    """Keep the verdicts of one run, one row a check; the commit itself says their statuses, and where the report is."""
     rows = [
         {
             EVENT_TIMESTAMP: as_of,
@@ -30,9 +51,17 @@ def record_verdicts(lake: Lake, verdicts: Mapping[str, Verdict], as_of: datetime
     ]
     at = pl.col(EVENT_TIMESTAMP, CREATED_TIMESTAMP).cast(pl.Datetime("us", "UTC"))
     statuses = {check: verdict.status.name for check, verdict in verdicts.items()}
-    lake.append(VERDICTS, pl.DataFrame(rows).with_columns(at), properties={STATUSES: json.dumps(statuses)})
+    kept = {"moved": sorted(report.moved), "link": report.link} if report else None
+    words = {STATUSES: json.dumps(statuses), REPORT: json.dumps(kept)}
+    lake.append(VERDICTS, pl.DataFrame(rows).with_columns(at), properties=words)
 
 
 def last_statuses(lake: Lake) -> Mapping[str, str]:
     """The status of each check in the newest run; empty if there was none. Costs the same however long the history is."""
     return dict(json.loads(lake.property(VERDICTS, STATUSES) or "{}"))
+
+
+def last_report(lake: Lake) -> KeptReport | None:
+    """The report of what the newest run found moved; None if it found nothing, or drew none."""
+    told = json.loads(lake.property(VERDICTS, REPORT) or "null")
+    return KeptReport(frozenset(told["moved"]), told["link"]) if told else None
