@@ -144,7 +144,7 @@ def _judge(
     bins = reference.features[position]
     start = reference.starts[feature]
     stretch = slice(start, start + len(bins.labels))
-    was = np.array(reference.counts)[stretch]
+    was = np.array(reference.counts[stretch])
     now = comparison.windows[0][:, stretch].sum(axis=0)
     rates = [float(bins.void_counts(c) / c.sum()) if c.sum() else float("nan") for c in (was, now)]
     level = max(move.level for move in moves)

@@ -81,7 +81,8 @@ def judge_moves(
             columns.append(column)
             found.append(_measure(kind, bins, column, comparison))
     asked = [i for i, move in enumerate(found) if move.held >= _limits(move.kind, policy)[0]]
-    tests = sum(not (move.kind == "unseen" and i // len(KINDS) in _numeric(reference)) for i, move in enumerate(found))
+    # A number is never unseen.
+    tests = len(found) - sum(bins.kind == "numeric" for bins in reference.features)
     least = 0.0
     if comparison.why_rows:
         chance = tuple(_chance_of_rows(found[i], columns[i], comparison) for i in asked)
@@ -136,10 +137,6 @@ def _limits(kind: Kind, policy: DriftPolicy) -> tuple[float, float]:
     if kind == "values":
         return policy.warn_at, policy.drift_at
     return policy.share_warn_at, policy.share_drift_at
-
-
-def _numeric(reference: ReferenceProfile) -> set[int]:
-    return {i for i, bins in enumerate(reference.features) if bins.kind == "numeric"}
 
 
 def _column(kind: Kind, bins: FeatureBins, comparison: Comparison, stretch: slice) -> Column:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import norm
 
@@ -70,6 +70,7 @@ def test_rows_without_a_value_and_of_unseen_categories_are_no_cells():
     np.testing.assert_array_equal(numbers([1.0]).unseen_counts(np.array([[1, 2, 3, 4, 5, 6]])), [0])
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(allow_nan=False), max_size=60), st.lists(st.floats(allow_nan=False), max_size=30))
 def test_every_finite_number_is_in_one_cell_whatever_the_reference(reference, current):
     bins = numbers(reference)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2, chi2_contingency
 
@@ -310,6 +310,7 @@ def test_a_column_of_unseen_values_alone_is_told_without_a_number_that_is_none()
 messy = st.one_of(st.none(), st.floats(), st.sampled_from(["JFK", "n/a", "1", ""]), st.booleans(), st.integers(-9, 9))
 
 
+@settings(deadline=None)
 @given(st.lists(messy, max_size=30), st.lists(messy, max_size=30), st.integers(1, 20))
 def test_whatever_comes_there_is_a_verdict_with_a_reason_and_no_pass_without_rows(x, c, least):
     n = min(len(x), len(c))

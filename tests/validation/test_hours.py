@@ -39,6 +39,7 @@ def by_hour(rows):
     return profile_by_hour(frame_of(rows), REFERENCE, "t")
 
 
+@settings(deadline=None)
 @given(rows, st.integers(-2, 60), st.integers(0, 60))
 def test_a_stretch_is_the_sum_of_its_rows(rows, start, length):
     since = hour_of(NOON) + start
@@ -47,6 +48,7 @@ def test_a_stretch_is_the_sum_of_its_rows(rows, start, length):
     assert by_hour(rows).between(since, since + length).tolist() == within.counts.tolist()
 
 
+@settings(deadline=None)
 @given(rows, st.randoms(use_true_random=False), st.integers(1, 5))
 def test_however_the_rows_are_dealt_to_frames_the_sums_are_the_same(rows, dice, parts):
     whole = by_hour(rows)
@@ -60,6 +62,7 @@ def test_however_the_rows_are_dealt_to_frames_the_sums_are_the_same(rows, dice, 
     assert (whole.between(since, half) + whole.between(half, until)).tolist() == whole.between(since, until).tolist()
 
 
+@settings(deadline=None)
 @given(rows, st.lists(st.integers(-30, 60), max_size=6), st.integers(1, 30))
 def test_blocks_are_stretches_side_by_side(rows, starts, length):
     found = by_hour(rows)
@@ -69,7 +72,7 @@ def test_blocks_are_stretches_side_by_side(rows, starts, length):
     assert found.blocks(starts, length).shape == (len(starts), len(REFERENCE.counts))
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(rows)
 def test_hours_survive_a_file_exactly(rows):
     written = by_hour(rows)
@@ -145,6 +148,7 @@ def test_the_last_instant_of_an_hour_belongs_to_it_before_1970_as_well(unit):
     assert [hour_of(t) for t in last] == [-1, hour_of(NOON)]
 
 
+@settings(deadline=None)
 @given(st.datetimes(datetime(1960, 1, 1), datetime(2100, 1, 1)))  # noqa: DTZ001
 def test_a_moment_lies_in_the_hour_that_begins_at_or_before_it(at):
     at = at.replace(tzinfo=UTC)

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, time, timedelta, timezone
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perennial.errors import StateError, UsageError
@@ -140,6 +140,7 @@ def test_a_categorical_column_of_another_type_is_counted_as_far_as_it_can_be_rea
     assert counts(REFERENCE, profile(frame, REFERENCE), "c") == expected
 
 
+@settings(deadline=None)
 @given(rows)
 def test_every_row_is_counted_once_and_where_the_definition_says(rows):
     frame = frame_of(rows)
@@ -168,12 +169,14 @@ def test_every_row_is_counted_once_and_where_the_definition_says(rows):
     assert counts(REFERENCE, found, "c") == categories
 
 
+@settings(deadline=None)
 @given(rows, rows)
 def test_the_profile_of_two_frames_is_the_sum_of_theirs(a, b):
     whole, first, second = (profile(frame_of(r), REFERENCE).counts for r in (a + b, a, b))
     assert whole.tolist() == (first + second).tolist()
 
 
+@settings(deadline=None)
 @given(rows)
 def test_each_hour_has_the_profile_of_its_rows(rows):
     frame = frame_of(rows)

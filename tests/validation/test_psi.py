@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom, chi2
 
@@ -55,17 +55,20 @@ def test_counts_that_cannot_be_compared_are_refused(reference, current, told):
         psi(reference, current)
 
 
+@settings(deadline=None)
 @given(pairs)
 def test_it_is_never_negative_and_symmetric(pair):
     assert psi(*pair) >= 0
     assert psi(*pair) == pytest.approx(psi(*reversed(pair)), rel=1e-9, abs=1e-15)
 
 
+@settings(deadline=None)
 @given(pairs, st.integers(2, 50))
 def test_equal_shares_of_different_sizes_have_not_moved(pair, times):
     assert psi(pair[0], np.array(pair[0]) * times) == pytest.approx(0, abs=1e-12)
 
 
+@settings(deadline=None)
 @given(pairs)
 def test_the_bins_add_up_in_any_order(pair):
     order = np.random.default_rng(len(pair[0])).permutation(len(pair[0]))
@@ -80,6 +83,7 @@ def test_without_drift_its_mean_is_what_yurdakul_derives():
     assert np.mean(found) == pytest.approx(0.0135, rel=0.06)
 
 
+@settings(deadline=None)
 @given(st.floats(0, 2), st.integers(1, 100_000), st.integers(1, 100_000), st.integers(2, 40))
 def test_its_chance_is_the_tail_of_yurdakuls_chi_square(value, reference_rows, current_rows, bins):
     # PSI is about (N + M) / (N M) times a chi-square with B - 1 degrees of freedom.

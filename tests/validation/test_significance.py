@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom, false_discovery_control
 
@@ -198,6 +198,7 @@ def test_the_same_dice_give_the_same_chance():
     assert chances(some, strata, 3, 0.01, dice(1)) != chances(some, strata, 3, 0.01, dice(2))
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(1e-9, 1), min_size=1, max_size=30), st.integers(0, 30), st.floats(0.001, 0.5))
 def test_what_is_rejected_is_what_benjamini_and_hochberg_reject(some, others, rate):
     tests = len(some) + others
