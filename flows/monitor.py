@@ -15,8 +15,11 @@ from features.labels import LABEL, PREDICTIONS, Outcomes, outcomes, predictions
 from features.lake import CREATED_TIMESTAMP, EVENT_TIMESTAMP
 from features.once import without
 from features.store import ENTITY_KEY
+from flows.alert import alert_targets, send_alerts
 from flows.context import Context, announce, champion, moment, open_context
-from flows.drift import DriftCheck, check_drift
+from flows.data_docs import document
+from flows.drift import DriftCheck, check_drift, some_rows
+from flows.report import record_metrics, write_report
 from flows.stage import stage
 from perennial.errors import UsageError
 from rollout.ledger import Model
@@ -24,6 +27,7 @@ from serving.batch import MODEL_VERSION, PREDICTION_COLUMNS, SCORE, feature_colu
 from serving.predictor import BUNDLE_FILE, read_bundle_file
 from training.decision import RetrainDecision, decide
 from training.history import champion_history
+from validation.alerts import findings_of
 from validation.calibration import Calibration
 from validation.contract import FAILED, ValidationResult, fingerprint, validate
 from validation.drift import DriftVerdict
@@ -34,10 +38,11 @@ from validation.estimate import (
     estimate_performance,
     with_estimate,
 )
-from validation.log import last_statuses, record_verdicts
+from validation.log import KeptReport, last_report, last_statuses, record_verdicts
 from validation.performance import PerformanceVerdict, measure_performance
+from validation.performance_table import performance_markdown
 from validation.quarantine import CONTRACT, quarantined
-from validation.report import drift_table, drift_table_markdown
+from validation.report import MAX_ROWS, drift_table, drift_table_markdown, escaped
 from validation.slices import SliceReference
 from validation.verdict import Status, Verdict
 
@@ -59,12 +64,16 @@ class MonitorSummary:
         alerts: checks that FAIL or ended in an ERROR, which is news: they ended better the last time.
         labels: what became of the labels of the performance window's predictions, of every version: `labelled_rows`,
             `waiting_rows`, `expired_rows`, `late_labels`.
+        report: address of the drift report; None when nothing has moved, or none could be written.
+        told: what people were told, in a sentence.
     """
 
     verdicts: dict[str, Verdict]
     decision: RetrainDecision
     alerts: tuple[str, ...]
     labels: Mapping[str, int]
+    report: str | None = None
+    told: str = ""
 
 
 @dataclass(frozen=True)
@@ -154,18 +163,30 @@ def find_news(pipeline: str, verdicts: dict[str, Verdict]) -> tuple[str, ...]:
 
 
 @stage()
-def keep_verdicts(pipeline: str, verdicts: dict[str, Verdict], as_of: datetime) -> None:
+def keep_verdicts(pipeline: str, verdicts: dict[str, Verdict], report: KeptReport | None, as_of: datetime) -> None:
     """Keep what was found; from then on it is no news."""
-    record_verdicts(open_context(pipeline).lake, verdicts, as_of, moment(None))
+    record_verdicts(open_context(pipeline).lake, verdicts, as_of, moment(None), report)
+
+
+@stage()
+def read_last_report(pipeline: str) -> KeptReport | None:
+    """The report that the run before drew, if it found something moved."""
+    return last_report(open_context(pipeline).lake)
+
+
+@stage()
+def read_rows(pipeline: str, model: Model, check: DriftCheck) -> pl.DataFrame:
+    """Rows of the newest window, for pictures."""
+    return some_rows(open_context(pipeline), model, check, MAX_ROWS)
 
 
 @flow(name="monitor", flow_run_name="monitor {pipeline}")
 async def monitor(pipeline: str = "flights", as_of: datetime | None = None) -> MonitorSummary:
-    """Is the data fit, has it moved, is the model still good, and does a retrain pay.
+    """Is the data fit, has it moved, is the model still good, does a retrain pay, and who has to know.
 
     Args:
         pipeline: Name of the pipeline, a folder below `pipelines/`.
-        as_of: The run's clock in UTC; none = now. The window ends here.
+        as_of: The run's clock in UTC; none = now. The windows end with the last whole hour before it.
     """
     context, now = open_context(pipeline), moment(as_of)
     model = champion(context)
@@ -177,21 +198,54 @@ async def monitor(pipeline: str = "flights", as_of: datetime | None = None) -> M
     verdicts = {"data": batch.verdict, "drift": check.drift.verdict, "performance": measured.performance.verdict}
     decision = await decide_retrain(pipeline, verdicts, now)
     news = await find_news(pipeline, verdicts)
-    told = tell_labels(measured.labels, context.spec.label.horizon_s)
-    get_run_logger().info(told)
-    await publish(pipeline, verdicts, check.drift, decision, told, (check.since, check.until))
+    report = await show_drift(pipeline, check, model, now)
+    docs = None if batch.verdict.passed else await document(pipeline, batch, "monitor", now)
+    links = {"drift": report.link if report else None, "data": docs}
+    for warning in await record_metrics(pipeline, check.drift, verdicts, model, now):
+        get_run_logger().warning(warning)
+    await publish(pipeline, verdicts, check, measured, decision, links)
     for name in news:
         get_run_logger().warning("%s: %s", EVENTS[name], verdicts[name].reason)
         announce(
             EVENTS[name],
             pipeline,
-            {"as_of": now.isoformat(), **verdicts[name].as_dict(), "decision": decision.reason},
+            {
+                "as_of": now.isoformat(),
+                **verdicts[name].as_dict(),
+                "decision": decision.reason,
+                "report": links.get(name),
+            },
         )
     if decision.retrain:
         announce("perennial.retrain.needed", pipeline, {"as_of": now.isoformat(), "reason": decision.reason})
+    known = {name: link for name, link in links.items() if link}
+    findings = findings_of(verdicts, check.drift, began(check.drift), known)
+    told = await send_alerts(pipeline, await alert_targets(context.settings), findings, verdicts, decision.reason, now)
     # Last: killed before, the next run finds the same news once more. An alert may come twice, but is never left out.
-    await keep_verdicts(pipeline, verdicts, now)
-    return MonitorSummary(verdicts, decision, news, measured.labels)
+    await keep_verdicts(pipeline, verdicts, report, now)
+    return MonitorSummary(verdicts, decision, news, measured.labels, report.link if report else None, told.told)
+
+
+async def show_drift(pipeline: str, check: DriftCheck, model: Model, now: datetime) -> KeptReport | None:
+    """The report of what has moved: a new one if other columns have than the time before; None if nothing has."""
+    moved = frozenset(f.feature for f in (*check.drift.drifted, *check.drift.watched))
+    if not moved:
+        return None
+    before = await read_last_report(pipeline)
+    if before and moved <= before.moved:
+        return before
+    rows = await read_rows(pipeline, model, check)
+    links = await write_report(pipeline, check.drift, check.reference, check.newest, rows, model, now)
+    if links.note:
+        get_run_logger().warning(links.note)
+    return KeptReport(moved, links.link) if links.link else None
+
+
+def began(drift: DriftVerdict) -> dict[str, datetime]:
+    """When what has moved began to, as far as the windows reach back."""
+    moved = drift.drifted or drift.watched
+    times = [f.since for f in moved if f.since]
+    return {"drift": min(times)} if times else {}
 
 
 def tell_labels(counts: Mapping[str, int], horizon_s: int) -> str:
@@ -207,21 +261,29 @@ def tell_labels(counts: Mapping[str, int], horizon_s: int) -> str:
 
 async def publish(
     pipeline: str,
-    verdicts: dict[str, Verdict],
-    drift: DriftVerdict,
+    verdicts: Mapping[str, Verdict],
+    check: DriftCheck,
+    measured: Measured,
     decision: RetrainDecision,
-    labels: str,
-    window: tuple[datetime, datetime],
+    links: Mapping[str, str | None],
 ) -> None:
-    """What a person sees in the Prefect UI: a summary and the columns, worst first."""
-    lines = [f"# {pipeline}, {window[0]:%Y-%m-%d} to {window[1]:%Y-%m-%d %H:%M} UTC", ""]
-    lines += [f"- **{check}: {verdict.status.name}**. {verdict.reason}" for check, verdict in verdicts.items()]
-    lines += ["", f"**Labels.** {labels}", "", f"**Decision.** {decision.reason}", "", drift_table_markdown(drift)]
+    """What a person sees in the Prefect UI: a summary, and the columns and slices, worst first."""
+    labels = tell_labels(measured.labels, open_context(pipeline).spec.label.horizon_s)
+    get_run_logger().info(labels)
+    lines = [f"# {pipeline}, {check.since:%Y-%m-%d %H:%M} to {check.until:%Y-%m-%d %H:%M} UTC", ""]
+    lines += [
+        f"- **{name}: {verdict.status.name}**. {escaped(verdict.reason)}"
+        + (f" ([look]({links[name]}))" if links.get(name) else "")
+        for name, verdict in verdicts.items()
+    ]
+    lines += ["", f"**Decision.** {escaped(decision.reason)}", "", f"**Labels.** {labels}", ""]
+    lines += [drift_table_markdown(check.drift), ""]
+    lines += [performance_markdown(measured.performance, measured.estimate, measured.check)]
     key = pipeline.replace("_", "-")
     await acreate_markdown_artifact(
         "\n".join(lines), key=f"monitor-{key}", description=f"What monitoring found in {pipeline}"
     )
-    table = drift_table(drift)
+    table = drift_table(check.drift)
     if table:
         await acreate_table_artifact(table, key=f"drift-{key}", description=f"How far each column of {pipeline} moved")
 

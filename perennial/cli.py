@@ -186,6 +186,9 @@ def monitor(pipeline: PipelineName, as_of: AsOf = None) -> None:
         print(f"{check}: {verdict.status.name}. {verdict.reason}")
     print(", ".join(f"{name}: {count}" for name, count in summary.labels.items()))
     print(summary.decision.reason)
+    if summary.report:
+        print(f"report: {summary.report}")
+    print(f"alerts: {summary.told}")
 
 
 @app.command()

@@ -68,7 +68,7 @@ def drift_markdown(
     lines = [
         f"## {HEADLINES[verdict.verdict.status]}: {pipeline}{between}",
         "",
-        f"{_escaped(verdict.verdict.reason)}.",
+        f"{escaped(verdict.verdict.reason)}.",
         "",
     ]
     return "\n".join([*lines, drift_table_markdown(verdict, most=most)]).rstrip() + "\n"
@@ -86,7 +86,7 @@ def drift_table_markdown(verdict: DriftVerdict, *, most: int = 20) -> str:
     if table:
         lines.append("| " + " | ".join(table[0]) + " |")
         lines.append("| --- | ---: | ---: | ---: | --- | --- |")
-        lines.extend("| " + " | ".join(_escaped(cell) for cell in row.values()) + " |" for row in table)
+        lines.extend("| " + " | ".join(escaped(cell) for cell in row.values()) + " |" for row in table)
     if len(verdict.features) > most:
         lines.extend(["", f"{len(verdict.features) - most} more columns moved less."])
     return "\n".join(lines)
@@ -230,7 +230,7 @@ def _percent(share: float) -> str:
     return f"{share:.1%}" if math.isfinite(share) else "-"
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
     """Text that Markdown shows as it is: categories come from outside and may hold anything."""
     shown = "".join(f"\\{c}" if c in r"\`*_[]<>|" else c for c in text)
     return " ".join(shown.split())
