@@ -10,6 +10,7 @@ import polars as pl
 from prefect import flow, get_run_logger
 
 from features.store import historical
+from flows.alert import alert_targets, send_alerts
 from flows.context import announce, champion, moment, open_context, predictor
 from flows.data_docs import document
 from flows.stage import stage
@@ -17,6 +18,7 @@ from perennial.errors import StageError
 from perennial.wording import counted
 from rollout.ledger import Model
 from serving import batch
+from validation.alerts import Finding, Severity
 from validation.contract import ValidationResult, fingerprint, validate
 from validation.quarantine import keep_aside
 from validation.verdict import Status
@@ -107,14 +109,20 @@ async def stop(pipeline: str, judged: ValidationResult, now: datetime) -> NoRetu
         StageError: always.
     """
     rows = judged.valid.height + judged.quarantined.height
-    # First: killed in between, the next run finds the same batch and tells once more. Afterwards it would find good rows only.
-    announce("perennial.data.invalid", pipeline, {"as_of": now.isoformat(), **judged.verdict.as_dict()})
     what = f"none of {counted(rows, 'row')} was scored: {judged.verdict.reason}"
-    if judged.verdict.status is Status.FAIL and not judged.misfits:
-        await quarantine(pipeline, judged, now)
-        mend = f"In quarantine: {counted(judged.quarantined.height, 'row')}; the next run scores the others"
+    aside = judged.verdict.status is Status.FAIL and not judged.misfits
+    if aside:
+        mend = f"The {counted(judged.quarantined.height, 'row')} that failed go to quarantine, the next run scores the others"
     else:
         # The rows may be fine: it is the code, or the check, that is not. Nothing is quarantined, and all of them wait.
         mend = "All rows wait: mend the pipeline's features or its contract"
     link = await document(pipeline, judged, "score", now)
+    # Before the quarantine: killed in between, the next run finds the same batch and tells once more. Afterwards it would
+    # find good rows only.
+    announce("perennial.data.invalid", pipeline, {"as_of": now.isoformat(), **judged.verdict.as_dict(), "report": link})
+    finding = Finding("data", Severity.CRITICAL, what, link=link)
+    urls = await alert_targets(open_context(pipeline).settings)
+    await send_alerts(pipeline, urls, (finding,), {"data": judged.verdict}, mend, now)
+    if aside:
+        await quarantine(pipeline, judged, now)
     raise StageError(f"{what}. {mend}. See {link}")

@@ -22,7 +22,7 @@ from pyiceberg.catalog.sql import SqlCatalog
 from features.events import events_schema
 from features.labels import PREDICTIONS
 from features.lake import Lake
-from flows import data_docs
+from flows import alert, data_docs
 from flows import score as flow
 from perennial.errors import StageError
 from perennial.settings import Settings
@@ -98,6 +98,10 @@ def visit(home: Path, at: float, **baskets: float | None) -> None:
     lake.append(VISIT.table, frame)
 
 
+async def _nobody(_: Settings) -> tuple[()]:
+    return ()
+
+
 def score(
     home: Path,
     as_of: float,
@@ -108,13 +112,16 @@ def score(
     """A run of the flow with its own stages, without a Prefect server; `stages` go in the place of those named."""
     context = SimpleNamespace(settings=Settings(home=home), spec=spec or shop_spec(), lake=open_lake(home))
     with ExitStack() as patched:
-        for module in (flow, data_docs):
+        for module in (flow, data_docs, alert):
             patched.enter_context(patch.object(module, "open_context", lambda _: context))
+        patched.enter_context(patch.object(alert, "get_run_logger", lambda: logging.getLogger("score")))
         given = {name: getattr(flow, name).fn for name in STAGES} | stages
         given |= {
             "champion": lambda _: Model("1", "file:///1"),
             "predictor": lambda _: Share(),
             "announce": announce,
+            "alert_targets": _nobody,
+            "send_alerts": alert.send_alerts.fn,
             "get_run_logger": lambda: logging.getLogger("score"),
         }
         for name, value in given.items():

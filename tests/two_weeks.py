@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 import pytest
 from rich.console import Console
+from webhook import Webhook, listening
 
 from perennial.figures import Figures
 from perennial.intake import Intake
@@ -47,11 +48,12 @@ STORY = Story(
 
 @dataclass(frozen=True)
 class Told:
-    """The story's figures, and the stack it was told on, still running."""
+    """The story's figures, the stack it was told on, still running, and the webhook that got its alerts."""
 
     figures: Figures
     stack: Stack
     settings: Settings
+    webhook: Webhook
 
 
 @pytest.fixture(scope="session")
@@ -69,17 +71,19 @@ def two_weeks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Told]:
     add_pipelines_dir(folder)
     before = dict(os.environ)
     os.environ.update(PERENNIAL_HOME=str(home), PERENNIAL_PIPELINES_DIR=str(folder))
-    settings.cache_clear()
     try:
-        configured = settings()
-        ports = free_ports()
-        stack = start_stack(configured, ports, schedules=False, project=project)
-        with stack:
-            with Intake(configured, ports, NAME) as intake:
-                figures = Telling(STORY, stack, intake, configured, Console(width=160)).run()
-            # Other tests of this session must not find the stack in their environment.
-            _restore(before)
-            yield Told(figures, stack, configured)
+        with listening() as webhook:
+            os.environ["PERENNIAL_ALERT_URLS"] = webhook.url
+            settings.cache_clear()
+            configured = settings()
+            ports = free_ports()
+            stack = start_stack(configured, ports, schedules=False, project=project)
+            with stack:
+                with Intake(configured, ports, NAME) as intake:
+                    figures = Telling(STORY, stack, intake, configured, Console(width=160)).run()
+                # Other tests of this session must not find the stack in their environment.
+                _restore(before)
+                yield Told(figures, stack, configured, webhook)
     finally:
         _restore(before)
 

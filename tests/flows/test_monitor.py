@@ -25,6 +25,7 @@ from rollout.ledger import Model
 from training.decision import RetrainDecision
 from validation.calibration import Calibration
 from validation.contract import FAILED, fingerprint
+from validation.drift import DriftVerdict
 from validation.log import last_statuses, record_verdicts
 from validation.metrics import Interval
 from validation.quarantine import keep_aside
@@ -39,7 +40,7 @@ ROWS = 600
 @pytest.fixture
 def lake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lake:
     found = Lake(Settings(home=tmp_path), "shop")
-    context = SimpleNamespace(lake=found, spec=PIPELINE)
+    context = SimpleNamespace(lake=found, spec=PIPELINE, settings=Settings(home=tmp_path))
     monkeypatch.setattr(monitor, "open_context", lambda _: context)
     monkeypatch.setattr(monitor, "read_bundle_file", lambda *_: json.dumps({"holdout": {"auc": 0.9}}))
     return found
@@ -303,7 +304,7 @@ class Killed(BaseException):
     """What nothing catches, like a kill."""
 
 
-@pytest.mark.parametrize("killed_at", ["perennial.drift.detected", "perennial.retrain.needed"])
+@pytest.mark.parametrize("killed_at", ["perennial.drift.detected", "perennial.retrain.needed", "alerts"])
 def test_a_run_killed_while_it_tells_leaves_the_news_for_the_next(
     lake: Lake, monkeypatch: pytest.MonkeyPatch, killed_at: str
 ) -> None:
@@ -322,13 +323,21 @@ def test_a_run_killed_while_it_tells_leaves_the_news_for_the_next(
             raise Killed
         told.append(event)
 
+    async def send(*_: Any) -> Any:
+        announce("alerts")
+        return SimpleNamespace(told="nothing was sent")
+
     decision = RetrainDecision(True, "retrain: drift", ("drift",), 0.0, 1.0, 9, True)
     judged = SimpleNamespace(verdict=Verdict(Status.PASS, "fine"), valid=pl.DataFrame())
     for name, value in {
         "champion": lambda _: Model("1", "file:///1"),
         "get_run_logger": lambda: logging.getLogger(__name__),
         "validate_window": answer(judged),
-        "find_drift": answer(SimpleNamespace(verdict=found["drift"])),
+        "find_drift": answer(SimpleNamespace(drift=DriftVerdict(found["drift"], ()))),
+        "show_drift": answer(None),
+        "record_metrics": answer(()),
+        "alert_targets": answer(()),
+        "send_alerts": send,
         "measure": answer(monitor.Measured(judged, monitor.Outcomes(pl.DataFrame(), 0, 0, 0, 0).counts)),
         "decide_retrain": answer(decision),
         "find_news": monitor.find_news.fn,
@@ -341,6 +350,6 @@ def test_a_run_killed_while_it_tells_leaves_the_news_for_the_next(
         run(monitor.monitor, "shop", NOW)
     assert last_statuses(lake) == {}
     assert run(monitor.monitor, "shop", NOW + timedelta(hours=1)).alerts == ("drift",)
-    assert told[-2:] == ["perennial.drift.detected", "perennial.retrain.needed"]
+    assert told[-3:] == ["perennial.drift.detected", "perennial.retrain.needed", "alerts"]
     assert last_statuses(lake)["drift"] == "FAIL"
     assert run(monitor.monitor, "shop", NOW + timedelta(hours=2)).alerts == ()

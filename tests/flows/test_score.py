@@ -12,6 +12,7 @@ from judged_shop import BASKET, KEY, T0, aside, open_lake, score, scored, shop_s
 from flows import score as flow
 from perennial.errors import StageError
 from pipelines.spec import Feature
+from validation.alert_log import read_sent
 from validation.contract import fingerprint
 from validation.quarantine import QUARANTINE
 
@@ -55,6 +56,10 @@ def test_a_batch_that_fails_stops_tells_and_is_taken_up_without_its_bad_rows(
     assert (event, payload["status"]) == ("perennial.data.invalid", "FAIL")
     page = Path(said.rsplit("file://", 1)[1])
     assert "basket_eur" in page.read_text()
+    (sent,) = read_sent(open_lake(tmp_path)).iter_rows(named=True)
+    assert (sent["check"], sent["severity"], sent["kind"]) == ("data", "CRITICAL", "alert")
+    assert "none of 5 rows was scored" in sent["headline"]
+    assert sent["decision"] == "The 2 rows that failed go to quarantine, the next run scores the others"
     visit(tmp_path, 3, fay=50)
     assert score(tmp_path, 4, announce=announce).scored_rows == 4
     assert scored(tmp_path) == ["ann", "bob", "cid", "fay"]

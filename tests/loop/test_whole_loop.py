@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import duckdb
@@ -57,6 +58,38 @@ def test_the_retrain_was_started_by_the_automation_and_gated_on_rows_that_nobody
         assert retrain["reason"].startswith("retrain: ")
         better = retrain["candidate_auc"] >= retrain["champion_auc"] - 0.01
         assert (retrain["decision"] == "accepted") is better
+
+
+def test_the_drift_alert_shows_what_moved_how_much_since_when_and_what_was_decided(two_weeks: Told) -> None:
+    received = [m for m in two_weeks.webhook.received if f"{NAME}: drift" in m["title"]]
+    assert received, two_weeks.webhook.titles
+    first = received[0]
+    assert first["title"] == f"WARNING {NAME}: drift"
+    lines = first["message"].splitlines()
+    moved = [line for line in lines if line.startswith("- ")]
+    assert moved
+    assert all(re.search(r"PSI \d|rows without a value|never seen", line) for line in moved)
+    told = dict(line.split(": ", 1) for line in lines if re.match(r"(Since|As of|Decision|Report|What to do): ", line))
+    assert re.fullmatch(r"2013-01-\d\d \d\d:\d\d UTC", told["Since"])
+    assert told["Since"] < told["As of"]
+    assert "retrain" in told["Decision"]
+    # Who follows the link finds the page with the same columns.
+    address = told["Report"]
+    assert address.startswith(two_weeks.stack.addresses["mlflow_tracking_uri"])
+    pages = list((two_weeks.settings.root / "reports" / NAME).glob("*/drift.html"))
+    assert any(all(line.removeprefix("- ").split(":")[0] in page.read_text() for line in moved) for page in pages)
+    assert all((page.parent / "evidently.html").stat().st_size > 100_000 for page in pages)
+
+
+def test_drift_is_charted_in_mlflow_and_kept_for_prometheus(two_weeks: Told) -> None:
+    uri = f"{two_weeks.stack.addresses['mlflow_tracking_uri']}/api/2.0/mlflow"
+    found = httpx.get(f"{uri}/experiments/get-by-name", params={"experiment_name": f"{NAME}-monitoring"}).json()
+    body = {"experiment_ids": [found["experiment"]["experiment_id"]]}
+    runs = httpx.post(f"{uri}/runs/search", json=body).json()["runs"]
+    metrics = {metric["key"] for run in runs for metric in run["data"]["metrics"]}
+    assert {"score_psi", "psi/distance_mi", "missing_rate/aircraft_arrival_delay_last_24h", "status/drift"} <= metrics
+    gauges = (two_weeks.settings.root / "metrics" / f"{NAME}.monitor.prom").read_text()
+    assert f'perennial_drift_psi{{feature="distance_mi",pipeline="{NAME}"}}' in gauges
 
 
 def test_the_bad_release_is_rolled_back_and_the_champion_restored(two_weeks: Told) -> None:
