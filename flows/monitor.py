@@ -220,7 +220,7 @@ async def monitor(pipeline: str = "flights", as_of: datetime | None = None) -> M
         announce("perennial.retrain.needed", pipeline, {"as_of": now.isoformat(), "reason": decision.reason})
     known = {name: link for name, link in links.items() if link}
     findings = findings_of(verdicts, check.drift, began(check.drift), known)
-    told = await send_alerts(pipeline, await alert_targets(context.settings), findings, verdicts, decision.reason, now)
+    told = await send_alerts(pipeline, await alert_targets(context.settings), findings, verdicts, decision.summary, now)
     # Last: killed before, the next run finds the same news once more. An alert may come twice, but is never left out.
     await keep_verdicts(pipeline, verdicts, report, now)
     return MonitorSummary(verdicts, decision, news, measured.labels, report.link if report else None, told.told)

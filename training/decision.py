@@ -48,6 +48,7 @@ class RetrainDecision:
         staleness_s: age of the champion's training data; None without a champion.
         new_labels: labelled rows since then.
         enough_data: whether those are enough for a retrain to pay.
+        summary: the reason in a few words, for those who have read what the checks found.
     """
 
     retrain: bool
@@ -57,6 +58,7 @@ class RetrainDecision:
     staleness_s: float | None
     new_labels: int
     enough_data: bool
+    summary: str = ""
 
 
 def decide(
@@ -80,14 +82,17 @@ def decide(
     hindered = _unfit(verdicts) or (hindrance(history, policy, as_of) if history.trained_as_of else None)
     if hindered:
         wish = f", although {'; '.join(causes.values())}" if causes else ""
-        reason = f"no retrain: {hindered}{wish}"
+        summary = f"no retrain: {hindered}"
+        reason = f"{summary}{wish}"
     elif staleness_s is None:
-        reason = f"retrain: there is no champion; {history.new_labels} labels"
+        summary = reason = f"retrain: there is no champion; {history.new_labels} labels"
     elif causes:
+        summary = f"retrain, because of {' and '.join(causes)}"
         reason = f"retrain: {'; '.join(causes.values())}; {history.new_labels} new labels"
     else:
         passed = [name for name in TRIGGERS if name in verdicts and verdicts[name].passed]
         age = f"the champion is {_days(staleness_s)} old, at most {_days(policy.max_age_s)}"
+        summary = "no retrain: no check asks for one"
         reason = f"no retrain: {', '.join([*(f'{name} passed' for name in passed), age])}"
     return RetrainDecision(
         retrain=bool(causes) and hindered is None,
@@ -97,6 +102,7 @@ def decide(
         staleness_s=staleness_s,
         new_labels=history.new_labels,
         enough_data=history.new_labels >= policy.min_new_labels,
+        summary=summary,
     )
 
 

@@ -85,7 +85,7 @@ def drift_table_markdown(verdict: DriftVerdict, *, most: int = 20) -> str:
     table = drift_table(verdict)[:most]
     if table:
         lines.append("| " + " | ".join(table[0]) + " |")
-        lines.append("| --- | ---: | ---: | ---: | --- | --- |")
+        lines.append("| --- | ---: | ---: | ---: | ---: | --- | --- | --- |")
         lines.extend("| " + " | ".join(escaped(cell) for cell in row.values()) + " |" for row in table)
     if len(verdict.features) > most:
         lines.extend(["", f"{len(verdict.features) - most} more columns moved less."])
@@ -97,10 +97,12 @@ def drift_table(verdict: DriftVerdict) -> list[dict[str, str]]:
     return [
         {
             "column": f.feature,
+            "importance": "-" if f.importance is None else _percent(f.importance),
             "PSI": _rounded(f.psi),
             "missing before": _percent(f.missing_rate_reference),
             "missing now": _percent(f.missing_rate_current),
             "state": _state(f),
+            "since": f"{f.since:%Y-%m-%d %H:%M}" if f.since else "",
             "why": f.reason,
         }
         for f in verdict.features

@@ -155,3 +155,22 @@ def test_a_retrain_always_has_a_trigger_and_never_a_hindrance(
         assert history.last_attempt is None or NOW - history.last_attempt >= 14 * DAY
     for name in ("drift", "performance"):
         assert (name in decision.triggers) == (name in verdicts and verdicts[name].status is Status.FAIL)
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "history", "summary"),
+    [
+        (FINE, HISTORY, "no retrain: no check asks for one"),
+        (BOTH, OLD, "retrain, because of drift and performance and age"),
+        (FINE, replace(HISTORY, trained_as_of=None), "retrain: there is no champion; 5000 labels"),
+        (
+            DRIFTED,
+            replace(HISTORY, last_attempt=NOW - 13 * DAY),
+            "no retrain: the last attempt was 13.0 d ago, cooldown 14.0 d",
+        ),
+    ],
+)
+def test_an_alert_tells_the_decision_in_a_few_words(
+    verdicts: dict[str, Verdict], history: ChampionHistory, summary: str
+) -> None:
+    assert decide(verdicts, history, POLICY, NOW).summary == summary

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -25,14 +26,22 @@ def test_the_table_has_a_line_a_column_with_short_texts_and_no_raw_floats():
     table = drift_table(VERDICT)
     assert table[0] == {
         "column": "origin",
+        "importance": "-",
         "PSI": "0.312",
         "missing before": "0.0%",
         "missing now": "5.1%",
         "state": "drifted",
+        "since": "",
         "why": MOVED.reason,
     }
     assert [row["state"] for row in table] == ["drifted", "watched", "stable", "not known"]
     assert table[3]["PSI"] == "-"
+
+
+def test_the_table_says_how_much_the_model_makes_of_a_column_and_since_when_it_moves():
+    since = datetime(2013, 3, 5, 6, tzinfo=UTC)
+    known = DriftVerdict(VERDICT.verdict, (replace(MOVED, importance=0.125, since=since),))
+    assert (drift_table(known)[0]["importance"], drift_table(known)[0]["since"]) == ("12.5%", "2013-03-05 06:00")
 
 
 def test_the_summary_says_what_moved_when_and_how_much():
@@ -46,7 +55,7 @@ def test_the_summary_says_what_moved_when_and_how_much():
 def test_a_category_cannot_break_the_table():
     row = drift_markdown(VERDICT, pipeline="flights").splitlines()[6]
     assert "J\\|F\\*K" in row
-    assert row.replace("\\|", "").count("|") == 7
+    assert row.replace("\\|", "").count("|") == 9
 
 
 def test_a_long_table_is_cut_and_says_so():
