@@ -17,6 +17,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from perennial.errors import PerennialError, StageError
@@ -156,7 +157,10 @@ class Telling:
         for check in found.alerts:
             reason = found.verdicts[check].reason
             self.figures.drift_alerts.append({"as_of": now.isoformat(), "check": check, "reason": reason})
-            self.console.print(f"{now:%d %b}  [yellow]alert[/] {check}: {reason[:160]}")
+            self.console.print(f"{now:%d %b}  [yellow]alert[/] {check}: {escape(reason)}", highlight=False)
+            self.console.print(f"{now:%d %b}  {found.decision.summary}", highlight=False)
+            if check == "drift" and found.report:
+                self.console.print(f"{now:%d %b}  report: {found.report}", highlight=False, soft_wrap=True)
 
     async def _follow_retrain(
         self, now: datetime, noticed: datetime, triggers: tuple[str, ...], traffic: subprocess.Popen[str]
