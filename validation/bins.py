@@ -62,7 +62,11 @@ class FeatureBins:
     @property
     def short_labels(self) -> tuple[str, ...]:
         """The same for a person to read: four digits, and perhaps not unique."""
-        return self._named(lambda edge: f"{edge:.4g}")
+        names = self._named(lambda edge: f"{edge:.4g}")
+        if not self.edges:
+            return names
+        ends = {"below": f"below {self.edges[0]:.4g}", "above": f"above {self.edges[-1]:.4g}"}
+        return tuple(ends.get(name, name) for name in names)
 
     def _named(self, told: Callable[[float], str]) -> tuple[str, ...]:
         if self.kind == "categorical":
