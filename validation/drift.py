@@ -23,6 +23,8 @@ from validation.windows import Comparison, Window, lay_out
 NAMED = 3
 """How many drifted columns a sentence names; the table has all of them."""
 MORE_DAYS = "make drift.reference_s or drift.persistence larger"
+ROWS_PER_VALUE = 5
+"""A column needs a fifth as many values as a window needs rows: of fewer, a dozen bins may show anything."""
 MOST_UNMATCHED = 0.1
 """Larger a share of a window's rows on weekdays that the reference lacks, and it cannot be judged."""
 
@@ -166,10 +168,14 @@ def _judge(
         reason = f"the column is entirely missing ({_void(now)}); in the reference {rates[0]:.1%} of rows were"
     else:
         blind = matters and level < 2 and any(move.blind for move in moves)
-        status = Status.FAIL if level == 2 and matters else Status.INCONCLUSIVE if blind else Status.PASS
+        few, least = min(int(c.sum() - bins.void_counts(c)) for c in (was, now)), policy.min_rows // ROWS_PER_VALUE
+        scarce = matters and level < 2 and few < least
+        status = Status.FAIL if level == 2 and matters else Status.INCONCLUSIVE if blind or scarce else Status.PASS
         watched = level > 0 and status is Status.PASS
         named = [move for move in moves if (move.blind if blind else move.level == level > 0)]
         reason = ", and ".join(move.told() for move in named) or _psi_told(moves[0].size)
+        if scarce:
+            reason += f"; {few} values in the reference or the newest window, fewer than the {least} that can be judged"
         if blind:
             reason += f"; too few days to rule out chance, {MORE_DAYS}"
         if level == 2 and not matters:

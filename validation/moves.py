@@ -90,10 +90,13 @@ def judge_moves(
         # The same windows must be judged alike whenever they are judged again.
         dice = np.random.default_rng(int(reference.fingerprint, 16) % 2**32)
         layout = Layout(comparison.layout.reference, (np.concatenate(comparison.layout.windows),))
-        least = least_chance(layout)
-        # All windows as one: each has moved far enough by itself, and together they know more.
+        least = _of_both(least_chance(layout), least_chance(comparison.layout), len(comparison.windows))
+        # All windows as one know more than each of them, but moves that undo each other vanish in their sum.
         some = [replace(columns[i], windows=(np.concatenate(columns[i].windows),)) for i in asked]
-        chance = chances(some, layout, tests, policy.false_alarms, dice) if asked else ()
+        together = chances(some, layout, tests, policy.false_alarms, dice) if asked else ()
+        some = [columns[i] for i in asked]
+        apart = chances(some, comparison.layout, tests, policy.false_alarms, dice) if asked else ()
+        chance = tuple(_of_both(*both, len(comparison.windows)) for both in zip(together, apart, strict=True))
     for i, p, real in zip(asked, chance, rejected(chance, tests, policy.false_alarms), strict=True):
         drifted = found[i].held >= _limits(found[i].kind, policy)[1]
         # No deal is rarer than the least chance, so where that is no proof among so many tests, nothing ever is.
@@ -144,8 +147,10 @@ def _column(kind: Kind, bins: FeatureBins, comparison: Comparison, stretch: slic
     if kind == "values":
         cells = [bins.cell_counts(p) for p in parts]
         return Column(cells[0], tuple(cells[1:]), _least_psi)
-    count = bins.void_counts if kind == "missing" else bins.unseen_counts
-    cells = [np.stack([p.sum(axis=1) - count(p), count(p)], axis=1) for p in parts]
+    if kind == "missing":
+        cells = [np.stack([p.sum(axis=1) - bins.void_counts(p), bins.void_counts(p)], axis=1) for p in parts]
+    else:  # of rows with a value: in a column of few values a new name must not hide behind the missing ones
+        cells = [np.stack([bins.cell_counts(p).sum(axis=1), bins.unseen_counts(p)], axis=1) for p in parts]
     return Column(cells[0], tuple(cells[1:]), _least_change)
 
 
@@ -177,16 +182,26 @@ def _measure(kind: Kind, bins: FeatureBins, column: Column, comparison: Comparis
         most = f"{bins.cells[worst]}: {was[worst]:.1%} -> {now[worst]:.1%} of values"
     else:
         size = float(_changes(expected, seen)[0])
-        what = "rows without a value" if kind == "missing" else "rows of a category never seen"
+        what = "rows without a value" if kind == "missing" else "values of a category never seen"
         most = f"{what} {was[1]:.1%} -> {now[1]:.1%}"
     return Move(kind, size, held, 1.0, 0, len(column.windows), most)
 
 
+def _of_both(together: float, apart: float, windows: int) -> float:
+    """The smaller of two chances, doubled because there were two (Bonferroni); a single window has only one."""
+    return together if windows == 1 else min(2 * min(together, apart), 1.0)
+
+
 def _chance_of_rows(move: Move, column: Column, comparison: Comparison) -> float:
-    """The chance if rows were independent, of all windows together."""
-    was, now = (side.sum(axis=0) for side in expected_and_seen(column, comparison.layout))
-    was = was / len(column.windows)
-    if move.kind == "values":
+    """The chance if rows were independent."""
+    expected, seen = expected_and_seen(column, comparison.layout)
+    together = _chance_of_one(move.kind, expected.sum(axis=0) / len(column.windows), seen.sum(axis=0))
+    apart = max(_chance_of_one(move.kind, was, now) for was, now in zip(expected, seen, strict=True))
+    return _of_both(together, apart, len(column.windows))
+
+
+def _chance_of_one(kind: Kind, was: Floats, now: Floats) -> float:
+    if kind == "values":
         bins = int(((was > 0) | (now > 0)).sum())
         return chance_of_psi(float(psi_terms(was, now).sum()), was.sum(), now.sum(), bins)
     pooled = (was[1] + now[1]) / (was.sum() + now.sum())

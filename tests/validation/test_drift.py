@@ -148,7 +148,7 @@ def test_a_category_never_seen_is_drift():
     new = frame(2).with_columns(c=pl.when(pl.int_range(pl.len()) % 5 == 0).then(pl.lit("SWF")).otherwise("c"))
     found = by_name(judged(new))["c"]
     assert found.status is Status.FAIL
-    assert found.reason == "rows of a category never seen 0.0% -> 20.0%, chance below 0.0001"
+    assert found.reason == "values of a category never seen 0.0% -> 20.0%, chance below 0.0001"
     assert found.psi < 0.01
 
 
@@ -179,7 +179,7 @@ def test_a_share_is_judged_in_points_and_its_chance_is_that_of_two_proportions(k
     assert found.watched is (level == 1)
 
 
-def test_windows_of_rows_are_pooled_for_their_chance():
+def test_windows_of_rows_are_asked_for_their_chance_together_and_apart():
     def some(a, b, void):
         return pl.DataFrame({"c": ["a"] * a + ["b"] * b + [None] * void})
 
@@ -190,11 +190,13 @@ def test_windows_of_rows_are_pooled_for_their_chance():
     values, missing, _ = by_name(found)["c"].moves
     # 10 of 200 rows without a value, then 9 and 8 of 100.
     assert (missing.size, missing.held) == (pytest.approx(0.04), pytest.approx(0.03))
-    assert missing.chance == pytest.approx(chi2_contingency([[190, 10], [183, 17]], correction=False).pvalue, rel=1e-9)
+    # The chance of both together is the smaller one here; doubled, because that of each by itself was asked, too.
+    together = chi2_contingency([[190, 10], [183, 17]], correction=False).pvalue
+    assert missing.chance == pytest.approx(2 * together, rel=1e-9)
     # 95, 95 against 58, 125.
     share = 58 / 183
     index = (share - 0.5) * math.log(share / 0.5) + (0.5 - share) * math.log((1 - share) / 0.5)
-    assert values.chance == pytest.approx(chi2(1).sf(index / (1 / 190 + 1 / 183)), rel=1e-9)
+    assert values.chance == pytest.approx(2 * chi2(1).sf(index / (1 / 190 + 1 / 183)), rel=1e-9)
     assert "in 2 windows of 100 rows or more" in found.verdict.reason
 
 
@@ -283,19 +285,26 @@ def test_a_window_counted_on_other_bins_is_refused():
             detect_drift(REFERENCE, windows, POLICY)
 
 
-def test_a_move_that_so_few_rows_may_show_by_chance_is_told_as_such():
-    # 15 of 20 against 150 of 300: PSI ln(3)/4, times 1 / (1/300 + 1/20) a chi-square of 5.15 and one degree.
-    def mostly_void(a, b):
-        return pl.DataFrame({"c": ["a"] * a + ["b"] * b + [None] * (15 * (a + b))})
+@pytest.mark.parametrize(("values", "status"), [(59, Status.INCONCLUSIVE), (60, Status.PASS)])
+def test_a_column_of_few_values_in_many_rows_is_inconclusive_and_no_pass(values, status):
+    def mostly_void(n):
+        return pl.DataFrame({"c": (["a", "b"] * n)[:n] + [None] * (15 * n)})
 
-    reference = build_reference(mostly_void(150, 150), FEATURES[1:], POLICY, extra=())
-    found = judged(mostly_void(15, 5), reference=reference, policy=DriftPolicy(persistence=1, min_rows=300))
-    assert found.verdict.status is Status.PASS
-    chance = chi2(1).sf(math.log(3) / 4 / (1 / 300 + 1 / 20))
-    assert found.verdict.reason.startswith(
-        "none of 1 columns drifted in 320 rows: the most is c, PSI 0.275, as so few rows may by chance "
-        f"(chance {chance:.4f}); rows counted as independent"
-    )
+    reference = build_reference(mostly_void(300), FEATURES[1:], POLICY, extra=())
+    found = judged(mostly_void(values), reference=reference, policy=DriftPolicy(persistence=1, min_rows=300))
+    assert found.verdict.status is status
+    told = f"{values} values in the reference or the newest window, fewer than the 60 that can be judged"
+    assert (told in found.verdict.reason) is (status is Status.INCONCLUSIVE)
+
+
+def test_a_column_whose_few_values_are_all_new_does_not_hide_behind_its_missing_rows():
+    def sparse(name):
+        return pl.DataFrame({"c": [name] * 150 + [None] * 9_850})
+
+    reference = build_reference(sparse("a"), FEATURES[1:], POLICY, extra=())
+    found = judged(sparse("new"), reference=reference)
+    assert found.verdict.status is Status.FAIL
+    assert "values of a category never seen 0.0% -> 100.0%" in found.verdict.reason
 
 
 def test_a_column_of_unseen_values_alone_is_told_without_a_number_that_is_none():
@@ -303,7 +312,7 @@ def test_a_column_of_unseen_values_alone_is_told_without_a_number_that_is_none()
     c = by_name(judged(unseen, {"x": 1.0, "c": 0.0}))["c"]
     assert math.isnan(c.psi)
     assert (c.status, c.watched) == (Status.PASS, True)
-    assert c.reason == "rows of a category never seen 0.0% -> 100.0%, chance below 0.0001; the model does not use it"
+    assert c.reason == "values of a category never seen 0.0% -> 100.0%, chance below 0.0001; the model does not use it"
     assert "nan" not in judged(unseen, {"x": 1.0, "c": 0.0}).verdict.reason
 
 
