@@ -17,7 +17,7 @@ from perennial.settings import Settings
 from perennial.wording import counted
 from validation.alert_log import NOBODY, Sent, record_sent, told_to
 from validation.alert_text import title
-from validation.alerts import Alert, Finding, due
+from validation.alerts import Alert, Finding, due, open_checks
 from validation.notify import Delivery, open_targets, send, split_urls
 from validation.verdict import Verdict
 
@@ -85,6 +85,13 @@ async def alert_targets(settings: Settings) -> tuple[SecretStr, ...]:
     if isinstance(held, str):
         return split_urls(held)
     raise UsageError(f"the Prefect Secret block {BLOCK} is neither text nor a list of texts; put URLs into it")
+
+
+@stage()
+def lasting(pipeline: str) -> frozenset[str]:
+    """Checks of which somebody was told that something is wrong, and not yet that it is over."""
+    known = told_to(open_context(pipeline).lake)
+    return frozenset().union(*(open_checks(told) for told in known.values()))
 
 
 @stage()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -15,19 +15,20 @@ from features.labels import LABEL, PREDICTIONS, Outcomes, outcomes, predictions
 from features.lake import CREATED_TIMESTAMP, EVENT_TIMESTAMP
 from features.once import without
 from features.store import ENTITY_KEY
-from flows.alert import alert_targets, send_alerts
+from flows.alert import AlertSummary, alert_targets, send_alerts
 from flows.context import Context, announce, champion, moment, open_context
 from flows.data_docs import document
 from flows.drift import DriftCheck, check_drift, some_rows
 from flows.report import record_metrics, write_report
-from flows.stage import stage
+from flows.stage import attempt, stage
 from perennial.errors import UsageError
+from pipelines.spec import PipelineSpec
 from rollout.ledger import Model
 from serving.batch import MODEL_VERSION, PREDICTION_COLUMNS, SCORE, feature_columns
 from serving.predictor import BUNDLE_FILE, read_bundle_file
 from training.decision import RetrainDecision, decide
 from training.history import champion_history
-from validation.alerts import findings_of
+from validation.alerts import Finding, findings_of
 from validation.calibration import Calibration
 from validation.contract import FAILED, ValidationResult, fingerprint, validate
 from validation.drift import DriftVerdict
@@ -198,10 +199,13 @@ async def monitor(pipeline: str = "flights", as_of: datetime | None = None) -> M
     verdicts = {"data": batch.verdict, "drift": check.drift.verdict, "performance": measured.performance.verdict}
     decision = await decide_retrain(pipeline, verdicts, now)
     news = await find_news(pipeline, verdicts)
-    report = await show_drift(pipeline, check, model, now)
-    docs = None if batch.verdict.passed else await document(pipeline, batch, "monitor", now)
+    report = await attempt("the drift report", show_drift(pipeline, context.spec, check, model, now))
+    docs = None
+    if not batch.verdict.passed:
+        docs = await attempt("the page of Data Docs", document(pipeline, batch, "monitor", now))
     links = {"drift": report.link if report else None, "data": docs}
-    for warning in await record_metrics(pipeline, check.drift, verdicts, model, now):
+    metrics = record_metrics(pipeline, check.drift, verdicts, model, now)
+    for warning in await attempt("keeping the metrics", metrics) or ():
         get_run_logger().warning(warning)
     await publish(pipeline, verdicts, check, measured, decision, links)
     for name in news:
@@ -220,25 +224,42 @@ async def monitor(pipeline: str = "flights", as_of: datetime | None = None) -> M
         announce("perennial.retrain.needed", pipeline, {"as_of": now.isoformat(), "reason": decision.reason})
     known = {name: link for name, link in links.items() if link}
     findings = findings_of(verdicts, check.drift, began(check.drift), known)
-    told = await send_alerts(pipeline, await alert_targets(context.settings), findings, verdicts, decision.summary, now)
+    told = await attempt("telling people", tell(pipeline, findings, verdicts, decision.summary, now))
     # Last: killed before, the next run finds the same news once more. An alert may come twice, but is never left out.
     await keep_verdicts(pipeline, verdicts, report, now)
-    return MonitorSummary(verdicts, decision, news, measured.labels, report.link if report else None, told.told)
+    sent = told.told if told else "they could not be sent"
+    return MonitorSummary(verdicts, decision, news, measured.labels, report.link if report else None, sent)
 
 
-async def show_drift(pipeline: str, check: DriftCheck, model: Model, now: datetime) -> KeptReport | None:
-    """The report of what has moved: a new one if other columns have than the time before; None if nothing has."""
+async def tell(
+    pipeline: str, findings: Sequence[Finding], verdicts: Mapping[str, Verdict], decision: str, now: datetime
+) -> AlertSummary:
+    """Send what is due."""
+    urls = await alert_targets(open_context(pipeline).settings)
+    return await send_alerts(pipeline, urls, findings, verdicts, decision, now)
+
+
+async def show_drift(
+    pipeline: str, spec: PipelineSpec, check: DriftCheck, model: Model, now: datetime
+) -> KeptReport | None:
+    """The report of what has moved; None if nothing has.
+
+    The last one will do while it shows the same champion and all of the columns, is no older than the alerts' cooldown,
+    and is where everybody can see it.
+    """
     moved = frozenset(f.feature for f in (*check.drift.drifted, *check.drift.watched))
     if not moved:
         return None
     before = await read_last_report(pipeline)
-    if before and moved <= before.moved:
-        return before
+    if before and moved <= before.moved and before.version == model.version and not before.link.startswith("file:"):
+        age_s = (now - before.drawn).total_seconds()
+        if 0 <= age_s < spec.alerts.cooldown_s:
+            return before
     rows = await read_rows(pipeline, model, check)
     links = await write_report(pipeline, check.drift, check.reference, check.newest, rows, model, now)
     if links.note:
         get_run_logger().warning(links.note)
-    return KeptReport(moved, links.link) if links.link else None
+    return KeptReport(moved, links.link, model.version, now) if links.link else None
 
 
 def began(drift: DriftVerdict) -> dict[str, datetime]:

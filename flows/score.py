@@ -10,10 +10,10 @@ import polars as pl
 from prefect import flow, get_run_logger
 
 from features.store import historical
-from flows.alert import alert_targets, send_alerts
+from flows.alert import alert_targets, lasting, send_alerts
 from flows.context import announce, champion, moment, open_context, predictor
 from flows.data_docs import document
-from flows.stage import stage
+from flows.stage import attempt, stage
 from perennial.errors import StageError
 from perennial.wording import counted
 from rollout.ledger import Model
@@ -21,7 +21,10 @@ from serving import batch
 from validation.alerts import Finding, Severity
 from validation.contract import ValidationResult, fingerprint, validate
 from validation.quarantine import keep_aside
-from validation.verdict import Status
+from validation.verdict import Status, Verdict
+
+SCORING = "scoring"
+"""The check of its own under which people are told: the monitor's "data" looks at what was scored, and may well pass."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,9 @@ async def score(pipeline: str = "flights", as_of: datetime | None = None) -> Sco
     aside = await quarantine(pipeline, judged, now)
     if aside or not judged.verdict.passed:
         get_run_logger().warning("%s; quarantined: %s", judged.verdict.reason, counted(aside, "row"))
-    return ScoreSummary(await predict(pipeline, judged.valid, model, now), model.version, aside)
+    scored = await predict(pipeline, judged.valid, model, now)
+    await attempt("telling that scoring goes on", tell_recovery(pipeline, scored, now))
+    return ScoreSummary(scored, model.version, aside)
 
 
 async def stop(pipeline: str, judged: ValidationResult, now: datetime) -> NoReturn:
@@ -116,13 +121,27 @@ async def stop(pipeline: str, judged: ValidationResult, now: datetime) -> NoRetu
     else:
         # The rows may be fine: it is the code, or the check, that is not. Nothing is quarantined, and all of them wait.
         mend = "All rows wait: mend the pipeline's features or its contract"
-    link = await document(pipeline, judged, "score", now)
+    link = await attempt("the page of Data Docs", document(pipeline, judged, "score", now))
     # Before the quarantine: killed in between, the next run finds the same batch and tells once more. Afterwards it would
     # find good rows only.
     announce("perennial.data.invalid", pipeline, {"as_of": now.isoformat(), **judged.verdict.as_dict(), "report": link})
-    finding = Finding("data", Severity.CRITICAL, what, link=link)
-    urls = await alert_targets(open_context(pipeline).settings)
-    await send_alerts(pipeline, urls, (finding,), {"data": judged.verdict}, mend, now)
+    finding = Finding(SCORING, Severity.CRITICAL, what, link=link)
+    await attempt("the alert", tell(pipeline, (finding,), {SCORING: judged.verdict}, mend, now))
     if aside:
         await quarantine(pipeline, judged, now)
-    raise StageError(f"{what}. {mend}. See {link}")
+    raise StageError(f"{what}. {mend}" + (f". See {link}" if link else ""))
+
+
+async def tell(
+    pipeline: str, findings: tuple[Finding, ...], verdicts: dict[str, Verdict], decision: str, now: datetime
+) -> None:
+    """Send what is due."""
+    urls = await alert_targets(open_context(pipeline).settings)
+    await send_alerts(pipeline, urls, findings, verdicts, decision, now)
+
+
+async def tell_recovery(pipeline: str, scored: int, now: datetime) -> None:
+    """Tell those who know that scoring had stopped that it goes on."""
+    if SCORING in await lasting(pipeline):
+        verdict = Verdict(Status.PASS, f"{counted(scored, 'row')} met the contract and were scored")
+        await tell(pipeline, (), {SCORING: verdict}, "", now)

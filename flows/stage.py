@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, ParamSpec, TypeVar
 
-from prefect import Task, task
+from prefect import Task, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 
@@ -50,6 +50,21 @@ def stage(
         return in_a_thread
 
     return make
+
+
+async def attempt(what: str, doing: Awaitable[R]) -> R | None:
+    """What comes of something that must not keep a run from its work, such as telling people; None when it fails.
+
+    Args:
+        what: fails, for the warning in the run's log, such as "the drift report".
+        doing: is awaited.
+    """
+    try:
+        return await doing
+    except Exception as error:  # noqa: BLE001 - whatever a drawing library, a store or a mail server raises
+        told = f"{error}".rstrip(". ") or type(error).__name__
+        get_run_logger().warning("%s failed: %s. The run goes on", what, told, exc_info=True)
+        return None
 
 
 def _came_second(_: object, __: object, state: State[Any]) -> bool:

@@ -22,7 +22,7 @@ from pyiceberg.catalog.sql import SqlCatalog
 from features.events import events_schema
 from features.labels import PREDICTIONS
 from features.lake import Lake
-from flows import alert, data_docs
+from flows import alert, data_docs, stage
 from flows import score as flow
 from perennial.errors import StageError
 from perennial.settings import Settings
@@ -115,14 +115,17 @@ def score(
         for module in (flow, data_docs, alert):
             patched.enter_context(patch.object(module, "open_context", lambda _: context))
         patched.enter_context(patch.object(alert, "get_run_logger", lambda: logging.getLogger("score")))
-        given = {name: getattr(flow, name).fn for name in STAGES} | stages
+        patched.enter_context(patch.object(stage, "get_run_logger", lambda: logging.getLogger("score")))
+        given = {name: getattr(flow, name).fn for name in STAGES}
         given |= {
             "champion": lambda _: Model("1", "file:///1"),
             "predictor": lambda _: Share(),
             "announce": announce,
             "alert_targets": _nobody,
             "send_alerts": alert.send_alerts.fn,
+            "lasting": alert.lasting.fn,
             "get_run_logger": lambda: logging.getLogger("score"),
+            **stages,
         }
         for name, value in given.items():
             patched.enter_context(patch.object(flow, name, value))

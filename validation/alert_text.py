@@ -18,6 +18,8 @@ MOST_CHARACTERS = 600
 HEADS: dict[Kind, str] = {"alert": "", "reminder": "Still: ", "recovery": "Recovered: "}
 NEXT = {
     "data": "Mend the source of these rows or, if they are right, the contract. Until then nothing is trained on them.",
+    "scoring": "Mend the source of these rows or, if they are right, the contract. What waits is scored by the next run whose "
+    "rows meet it.",
     "drift": "Look whether the source broke or the world moved. A broken source is mended there; a world that moved is "
     "learned by a retrain: `perennial retrain {pipeline}` does it now.",
     "performance": "Look at what else moved. `perennial retrain {pipeline}` fits a candidate now; if the model is the "

@@ -183,6 +183,14 @@ def due(
     return tuple(alerts)
 
 
+def open_checks(history: Iterable[Told]) -> frozenset[str]:
+    """Checks of which somebody was told that something is wrong, and not yet that it is over."""
+    last: dict[str, Told] = {}
+    for told in sorted(history, key=lambda t: t.as_of):
+        last[told.check] = told
+    return frozenset(check for check, told in last.items() if told.kind != "recovery")
+
+
 def told_by(alert: Alert) -> Told:
     """What an alert leaves with those who got it."""
     finding = alert.finding

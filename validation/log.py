@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 
 import polars as pl
@@ -24,10 +24,14 @@ class KeptReport:
     Attributes:
         moved: columns that it shows as moved.
         link: its address.
+        version: of the champion.
+        drawn: the clock of the run that drew it.
     """
 
     moved: frozenset[str]
     link: str
+    version: str
+    drawn: datetime
 
 
 def record_verdicts(
@@ -51,7 +55,9 @@ def record_verdicts(
     ]
     at = pl.col(EVENT_TIMESTAMP, CREATED_TIMESTAMP).cast(pl.Datetime("us", "UTC"))
     statuses = {check: verdict.status.name for check, verdict in verdicts.items()}
-    kept = {"moved": sorted(report.moved), "link": report.link} if report else None
+    kept = None
+    if report:
+        kept = {**asdict(report), "moved": sorted(report.moved), "drawn": report.drawn.isoformat()}
     words = {STATUSES: json.dumps(statuses), REPORT: json.dumps(kept)}
     lake.append(VERDICTS, pl.DataFrame(rows).with_columns(at), properties=words)
 
@@ -64,4 +70,6 @@ def last_statuses(lake: Lake) -> Mapping[str, str]:
 def last_report(lake: Lake) -> KeptReport | None:
     """The report of what the newest run found moved; None if it found nothing, or drew none."""
     told = json.loads(lake.property(VERDICTS, REPORT) or "null")
-    return KeptReport(frozenset(told["moved"]), told["link"]) if told else None
+    if not told:
+        return None
+    return KeptReport(frozenset(told["moved"]), told["link"], told["version"], datetime.fromisoformat(told["drawn"]))

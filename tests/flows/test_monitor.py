@@ -25,8 +25,8 @@ from rollout.ledger import Model
 from training.decision import RetrainDecision
 from validation.calibration import Calibration
 from validation.contract import FAILED, fingerprint
-from validation.drift import DriftVerdict
-from validation.log import last_statuses, record_verdicts
+from validation.drift import DriftVerdict, FeatureDrift
+from validation.log import KeptReport, last_statuses, record_verdicts
 from validation.metrics import Interval
 from validation.quarantine import keep_aside
 from validation.slices import SliceReference
@@ -353,3 +353,46 @@ def test_a_run_killed_while_it_tells_leaves_the_news_for_the_next(
     assert told[-3:] == ["perennial.drift.detected", "perennial.retrain.needed", "alerts"]
     assert last_statuses(lake)["drift"] == "FAIL"
     assert run(monitor.monitor, "shop", NOW + timedelta(hours=2)).alerts == ()
+
+
+@pytest.mark.parametrize(
+    ("moved", "version", "link", "hours", "is_drawn"),
+    [
+        ({"a"}, "1", "http://mlflow/1", 1, False),
+        ({"a", "b"}, "1", "http://mlflow/1", 1, False),
+        ({"a", "c"}, "1", "http://mlflow/1", 1, True),
+        ({"a"}, "2", "http://mlflow/1", 1, True),
+        ({"a"}, "1", "file:///home/drift.html", 1, True),
+        ({"a"}, "1", "http://mlflow/1", 24, True),
+        (set(), "1", "http://mlflow/1", 1, None),
+    ],
+)
+def test_a_report_is_drawn_anew_when_the_last_one_does_not_show_what_moved(
+    lake: Lake,
+    monkeypatch: pytest.MonkeyPatch,
+    moved: set[str],
+    version: str,
+    link: str,
+    hours: int,
+    is_drawn: bool | None,
+) -> None:
+    verdict = Verdict(Status.FAIL, "moved")
+    record_verdicts(lake, {"drift": verdict}, NOW, NOW, KeptReport(frozenset("ab"), link, "1", NOW))
+    later = NOW + timedelta(hours=hours)
+    drawn = SimpleNamespace(link="http://mlflow/new", note="")
+
+    async def answer(*_: Any) -> Any:
+        return drawn
+
+    for name in ("read_rows", "write_report"):
+        monkeypatch.setattr(monitor, name, answer)
+    monkeypatch.setattr(monitor, "read_last_report", monitor.read_last_report.fn)
+    features = tuple(FeatureDrift(name, 0.3, 0.0, 0.0, Status.FAIL, "moved") for name in sorted(moved))
+    check = SimpleNamespace(drift=DriftVerdict(verdict, features), reference=None, newest=None)
+    found = asyncio.run(monitor.show_drift("shop", PIPELINE, check, Model(version, "file:///1"), later))
+    if is_drawn is None:
+        assert found is None
+    elif is_drawn:
+        assert found == KeptReport(frozenset(moved), "http://mlflow/new", version, later)
+    else:
+        assert found == KeptReport(frozenset("ab"), link, "1", NOW)

@@ -10,7 +10,7 @@ import pytest
 from judged_shop import BASKET, KEY, T0, aside, open_lake, score, scored, shop_spec, visit
 
 from flows import score as flow
-from perennial.errors import StageError
+from perennial.errors import StageError, UsageError
 from pipelines.spec import Feature
 from validation.alert_log import read_sent
 from validation.contract import fingerprint
@@ -57,7 +57,7 @@ def test_a_batch_that_fails_stops_tells_and_is_taken_up_without_its_bad_rows(
     page = Path(said.rsplit("file://", 1)[1])
     assert "basket_eur" in page.read_text()
     (sent,) = read_sent(open_lake(tmp_path)).iter_rows(named=True)
-    assert (sent["check"], sent["severity"], sent["kind"]) == ("data", "CRITICAL", "alert")
+    assert (sent["check"], sent["severity"], sent["kind"]) == ("scoring", "CRITICAL", "alert")
     assert "none of 5 rows was scored" in sent["headline"]
     assert sent["decision"] == "The 2 rows that failed go to quarantine, the next run scores the others"
     visit(tmp_path, 3, fay=50)
@@ -65,6 +65,39 @@ def test_a_batch_that_fails_stops_tells_and_is_taken_up_without_its_bad_rows(
     assert scored(tmp_path) == ["ann", "bob", "cid", "fay"]
     assert aside(tmp_path) == ["dan", "eve"]
     assert len(told) == 1
+
+
+def test_those_who_were_told_that_scoring_stopped_are_told_when_it_goes_on_and_not_before(tmp_path: Path) -> None:
+    def kinds() -> list[str]:
+        sent = read_sent(open_lake(tmp_path))
+        return [] if sent.is_empty() else sent.sort("event_timestamp")["kind"].to_list()
+
+    visit(tmp_path, 1, ann=10)
+    score(tmp_path, 2)
+    assert kinds() == []
+    visit(tmp_path, 3, bob=10, cid=-1)
+    with pytest.raises(StageError):
+        score(tmp_path, 4)
+    assert kinds() == ["alert"]
+    assert score(tmp_path, 5).scored_rows == 1
+    assert kinds() == ["alert", "recovery"]
+    visit(tmp_path, 6, dan=10)
+    score(tmp_path, 7)
+    assert kinds() == ["alert", "recovery"]
+
+
+@pytest.mark.parametrize("broken", ["alert_targets", "send_alerts", "document"])
+def test_what_cannot_be_told_keeps_no_row_from_quarantine_and_no_good_row_from_its_score(
+    tmp_path: Path, broken: str
+) -> None:
+    async def fails(*_: Any) -> Any:
+        raise UsageError("the block holds a number; put URLs into it")
+
+    visit(tmp_path, 1, ann=10, bob=-1)
+    with pytest.raises(StageError, match="none of 2 rows was scored"):
+        score(tmp_path, 2, **{broken: fails})
+    assert aside(tmp_path) == ["bob"]
+    assert score(tmp_path, 3, **{broken: fails}).scored_rows == 1
 
 
 def test_a_batch_of_nothing_but_bad_rows_stops_once_and_then_there_is_nothing_to_do(
