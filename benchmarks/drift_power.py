@@ -1,6 +1,6 @@
 """How often drift is cried where there is none, and how surely it is found where there is: on real flights.
 
-    python -m benchmarks.drift_power [--json]
+    python -m benchmarks.drift_power [--json] [--three-days]
 
 Days of the year 2013 are dealt out at random, whole, so that the rows of a day stay together: eight weeks of them are the
 reference, and each window is six more days, about 5,500 flights, on the same weekdays. In these windows nothing has moved;
@@ -35,7 +35,8 @@ from validation.profile import ReferenceProfile, build_reference, profile_by_hou
 from validation.windows import windows_before
 
 YEAR = datetime(2013, 1, 1, tzinfo=UTC), datetime(2014, 1, 1, tzinfo=UTC)
-REFERENCE_DAYS, WINDOW_DAYS, WINDOWS = 56, 6, 3
+REFERENCE_DAYS, WINDOWS = 56, 4
+WINDOW_DAYS = 3 if "--three-days" in sys.argv[1:] else 6
 REFERENCES, PER_REFERENCE, PLANTED_PER_REFERENCE = 50, 20, 2
 EVIDENTLY_PER_REFERENCE = 4
 POLICY = DriftPolicy(window_s=WINDOW_DAYS * 86_400, persistence=2, seasonal=True)
@@ -130,11 +131,14 @@ def put_rows(frame: pl.DataFrame, days: list[date], first: int) -> pl.DataFrame:
     return pl.concat(parts).sort("event_timestamp")
 
 
-def judge(reference: ReferenceProfile, year: Year, sequence: list[list[date]], planted: Year | None) -> DriftVerdict:
-    """The verdict on the last two windows of a sequence; of a planted change the year with it."""
-    begin = MONDAY + REFERENCE_DAYS * DAY_H
-    days = [day for window in sequence for day in window]
-    current = (planted or year).put(days, begin)
+def judge(reference: ReferenceProfile, year: Year, sequence: list[list[date]]) -> DriftVerdict:
+    """The verdict on the last two windows of a sequence, its first one being what was before them."""
+    begin = MONDAY + (REFERENCE_DAYS + WINDOW_DAYS) * DAY_H
+    days = [day for window in sequence[1:] for day in window]
+    on = [moment_of(begin + number * DAY_H).weekday() for number in range(len(days))]
+    if on != [day.weekday() for day in days]:
+        raise SystemExit("days were put on other weekdays than their own")
+    current = year.put(days, begin)
     until = moment_of(begin + len(days) * DAY_H)
     return detect_drift(reference, windows_before(current, reference, until, POLICY), POLICY)
 
@@ -199,7 +203,7 @@ def measure(home: Path) -> dict[str, Any]:
     dice = np.random.default_rng(2013)
     false, judged, wrong = 0, 0, defaultdict[str, int](int)
     found: dict[tuple[str, str], list[bool]] = defaultdict(list)
-    delays: list[int] = []
+    delays: list[int | None] = []
     peer_columns, peer_sets, peer_s, peers = 0, 0, 0.0, 0
     rows_of_windows = []
     for number, deal in enumerate(deals(days, dice)):
@@ -207,7 +211,7 @@ def measure(home: Path) -> dict[str, Any]:
         reference = build_reference(rows, spec.features, POLICY, extra=(), timestamp_column="event_timestamp")
         year = counted(frame, reference)
         for sequence in deal.windows:
-            verdict = judge(reference, year, sequence[1:], None)
+            verdict = judge(reference, year, sequence)
             judged += 1
             false += bool(named(verdict))
             rows_of_windows.append(verdict.verdict.measurements["current_rows"])
@@ -217,10 +221,8 @@ def measure(home: Path) -> dict[str, Any]:
             for plant, column in plants(frame, rows, bins, dice):
                 moved = only(year, reference, bins, frame, column)
                 for sequence in deal.windows[:PLANTED_PER_REFERENCE]:
-                    is_named = bins.feature in named(judge(reference, moved, sequence[1:], None))
-                    found[plant, bins.feature].append(is_named)
-                    if is_named:
-                        delays.append(delay(reference, year, moved, sequence, bins.feature))
+                    found[plant, bins.feature].append(bins.feature in named(judge(reference, moved, sequence)))
+                    delays.append(delay(reference, year, moved, sequence, bins.feature))
         for sequence in deal.windows[:EVIDENTLY_PER_REFERENCE]:
             start = time.perf_counter()
             columns, whole = evidently(spec, rows, put_rows(frame, sequence[-1], MONDAY))
@@ -246,7 +248,8 @@ def measure(home: Path) -> dict[str, Any]:
             if any(p == k and f in of_rows for p, f in found)
         },
         "share_of_variance_between_days": {name: round(share, 3) for name, share in shares.items()},
-        "delay_windows": round(float(np.mean(delays)), 2),
+        "delay_windows": round(float(np.mean([d for d in delays if d])), 2),
+        "not_found_within_windows": {str(WINDOWS - 1): rate([d is None for d in delays])},
         "evidently_windows": peers,
         "evidently_any_column_rate": peer_columns / peers,
         "evidently_dataset_rate": peer_sets / peers,
@@ -255,8 +258,8 @@ def measure(home: Path) -> dict[str, Any]:
     }
 
 
-def delay(reference: ReferenceProfile, year: Year, moved: Year, sequence: list[list[date]], feature: str) -> int:
-    """Windows from the first changed one to the one that names it; the window before it is unchanged."""
+def delay(reference: ReferenceProfile, year: Year, moved: Year, sequence: list[list[date]], feature: str) -> int | None:
+    """Windows from the first changed one to the one that names it, None if none does; the window before is unchanged."""
     begin = MONDAY + REFERENCE_DAYS * DAY_H
     before = year.put(sequence[0], begin)
     after = moved.put([d for w in sequence[1:] for d in w], begin + WINDOW_DAYS * DAY_H)
@@ -266,7 +269,7 @@ def delay(reference: ReferenceProfile, year: Year, moved: Year, sequence: list[l
         until = moment_of(begin + (1 + windows) * WINDOW_DAYS * DAY_H)
         if feature in named(detect_drift(reference, windows_before(both, reference, until, POLICY), POLICY)):
             return windows
-    return len(sequence)
+    return None
 
 
 def day_share(frame: pl.DataFrame, feature: str) -> float:

@@ -83,14 +83,26 @@ def check_drift(context: Context, model: Model, until: datetime, policy: DriftPo
 def scored_by(context: Context, model: Model, since: datetime, before: datetime) -> pl.DataFrame:
     """Predictions of [since, before) with the scores that a model gives, whoever made them.
 
-    Another model may have made some of them, whose scores this one's reference does not describe.
+    Another model may have made some of them, whose scores this one's reference does not describe. If it did not know a
+    feature of this one, which so has no value in its rows, they cannot tell how this one's features are distributed, and
+    are left out.
     """
     rows = predictions(context.lake, since, before)
+    rows = rows.with_columns(pl.lit(None).alias(f.name) for f in context.spec.features if f.name not in rows.columns)
     others = rows.get_column(MODEL_VERSION) != model.version
+    names = context.spec.feature_names
+    unknown = _without_value(rows.filter(others), names) - _without_value(rows.filter(~others), names)
+    if unknown:
+        rows, others = rows.filter(~others), others.filter(~others)
     if others.any():
         own = pl.Series(SCORE, predictor(model.uri).predict(rows), dtype=pl.Float64)
         rows = rows.with_columns(pl.when(others).then(own).otherwise(SCORE).alias(SCORE))
     return rows
+
+
+def _without_value(rows: pl.DataFrame, names: list[str]) -> set[str]:
+    """Columns that have no value in any of the rows; none where there are no rows."""
+    return {name for name in names if rows.height and rows.get_column(name).null_count() == rows.height}
 
 
 def some_rows(context: Context, model: Model, check: DriftCheck, most: int) -> pl.DataFrame:
