@@ -16,6 +16,8 @@ from selenium.webdriver.support.ui import WebDriverWait
 if TYPE_CHECKING:
     from two_weeks import Told
 
+from validation.report import escaped
+
 pytestmark = [pytest.mark.stack, pytest.mark.browser]
 SHOWN_WITHIN_S = 40
 
@@ -56,7 +58,7 @@ def test_the_runs_of_every_flow_are_shown(shows: Callable[..., str]) -> None:
 def test_the_alert_s_artifact_says_what_moved_and_what_was_decided(shows: Callable[..., str], two_weeks: Told) -> None:
     alert = next(a for a in two_weeks.figures.drift_alerts if a["check"] == "drift")
     found = api(two_weeks, "artifacts/filter", artifacts={"key": {"any_": ["monitor-two-weeks"]}}, sort="CREATED_DESC")
-    said = next(a for a in found if alert["reason"] in str(a["data"]))
+    said = next(a for a in found if escaped(alert["reason"]) in str(a["data"]).replace("\\\\", "\\"))
     shows(f"/artifacts/artifact/{said['id']}", "drift: FAIL", "columns drifted", "Decision.", "PSI")
 
 
