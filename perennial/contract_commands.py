@@ -91,7 +91,7 @@ def window_of(lake: Lake, spec: PipelineSpec, since: str | None, until: str | No
         if newest is None:
             raise UsageError(f"{spec.name} has no event to judge yet; run `perennial ingest {spec.name}` first")
         end = newest + timedelta(microseconds=1)
-    first = moment(since) if since else end - timedelta(seconds=spec.drift.window_s)
+    first = moment(since) if since else end - timedelta(seconds=spec.drift.watched_s)
     if first >= end:
         raise UsageError(
             f"--since {at(first)} is not before {at(end)} UTC, where the window ends; the rows between are judged"

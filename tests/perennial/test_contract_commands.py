@@ -78,9 +78,9 @@ def test_the_window_ends_after_the_newest_event_and_is_as_long_as_drifts(tmp_pat
     visit(tmp_path, 1, ann=10)
     visit(tmp_path, 5, bob=20)
     end = hours(5) + timedelta(microseconds=1)
-    assert window_of(lake, spec, None, None) == (end - timedelta(days=7), end)
+    assert window_of(lake, spec, None, None) == (end - timedelta(days=6), end)
     assert window_of(lake, spec, "2026-01-01T02:00", None) == (hours(2), end)
-    assert window_of(lake, spec, None, "2026-01-01T03:00") == (hours(3) - timedelta(days=7), hours(3))
+    assert window_of(lake, spec, None, "2026-01-01T03:00") == (hours(3) - timedelta(days=6), hours(3))
     with pytest.raises(UsageError, match="--since 2026-02-01 00:00:00 is not before 2026-01-01 00:00:00 UTC"):
         window_of(lake, spec, "2026-02-01", "2026-01-01")
 
