@@ -37,7 +37,7 @@ def show(pipeline: PipelineName) -> None:
 def check(
     pipeline: PipelineName,
     since: Annotated[
-        str | None, typer.Option(help="First event time, UTC; default as far before the end as drift's window is long.")
+        str | None, typer.Option(help="First event time, UTC; default as far before the end as drift looks back.")
     ] = None,
     until: Annotated[
         str | None, typer.Option(help="First event time that is left out, UTC; default after the newest event.")
