@@ -22,7 +22,7 @@ from pipelines.spec import Family
 from rollout.ledger import Model
 from serving.batch import SCORE
 from training import registry
-from training.dataset import TrainingSet, build_training_set, meeting_contract
+from training.dataset import TrainingSet, all_rows, build_training_set, meeting_contract
 from training.decision import hindrance
 from training.export import export
 from training.fit import Candidate, fit
@@ -30,6 +30,7 @@ from training.gate import GateResult, compare, evaluate, render_markdown
 from training.history import Retrain, champion_history, record_begin, record_retrain, trained_as_of
 from training.importance import importance
 from training.registry import ModelVersion
+from training.unseen import unseen_scores
 from validation.calibration import calibrate
 from validation.metrics import days_of
 from validation.profile import build_reference
@@ -111,8 +112,12 @@ def write_bundle(pipeline: str, training_set: TrainingSet, candidate: Candidate)
     """Export the candidate with what monitoring will hold it to."""
     spec = open_context(pipeline).spec
     rows = pl.concat([training_set.train, training_set.holdout])
-    recent = rows.filter(pl.col(EVENT_TIMESTAMP) >= training_set.as_of - timedelta(seconds=spec.drift.reference_s))
-    scored = recent.with_columns(pl.Series(SCORE, candidate.predict(recent)))
+    # What the model will be asked is what was asked lately, whether a label came or not.
+    asked = all_rows(training_set)
+    recent = asked.filter(pl.col(EVENT_TIMESTAMP) >= training_set.as_of - timedelta(seconds=spec.drift.reference_s))
+    model = spec.model.model_copy(update={"family": candidate.family})
+    progress = work_dir(pipeline, training_set.as_of, candidate.family) / "checkpoint"
+    scored = recent.with_columns(pl.Series(SCORE, unseen_scores(candidate, training_set, recent, model, progress)))
     reference = build_reference(scored, spec.features, spec.drift, timestamp_column=EVENT_TIMESTAMP)
     held = training_set.holdout
     scores, labels = candidate.predict(held), held.get_column(LABEL).to_numpy()

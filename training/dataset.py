@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 import polars as pl
@@ -32,6 +32,8 @@ class TrainingSet:
         holdout: the same columns, later than every training row.
         snapshots: the lake snapshot each table was read at.
         left_out_rows: rows that are in neither, because they do not meet the pipeline's contract.
+        unlabelled: rows that were scored like these, and whose label was not known: the same columns. Nothing is learned from
+            them, but what the model is asked later holds such rows too.
     """
 
     pipeline: str
@@ -41,6 +43,12 @@ class TrainingSet:
     holdout: pl.DataFrame
     snapshots: Mapping[str, int]
     left_out_rows: int = 0
+    unlabelled: pl.DataFrame = field(default_factory=pl.DataFrame)
+
+
+def all_rows(training_set: TrainingSet) -> pl.DataFrame:
+    """Every row that was scored, labelled or not."""
+    return pl.concat([training_set.train, training_set.holdout, training_set.unlabelled], how="diagonal")
 
 
 def build_training_set(spec: PipelineSpec, settings: Settings, lake: Lake, as_of: datetime) -> TrainingSet:
@@ -77,15 +85,26 @@ def build_training_set(spec: PipelineSpec, settings: Settings, lake: Lake, as_of
             f"{spec.name}: no labelled row is known at {as_of:%Y-%m-%d %H:%M} UTC{late if outcomes.late_labels else ''}; "
             "ingest more history or choose a later --as-of"
         )
-    labelled = outcomes.frame.drop_nulls(LABEL)
     frame = (
         # The event as it was, without its label: a pipeline's features must not be able to see that.
-        historical(spec, settings, scored[labelled.get_column(ROW)], snapshots)
-        .with_columns(labelled.get_column(LABEL))
+        historical(spec, settings, scored[outcomes.frame.get_column(ROW)], snapshots)
+        .with_columns(outcomes.frame.get_column(LABEL))
         .sort(EVENT_TIMESTAMP, ENTITY_KEY)
     )
-    split = pl.col(EVENT_TIMESTAMP) < as_of - timedelta(seconds=spec.retrain.holdout_s)
-    return TrainingSet(spec.name, as_of, spec.features, frame.filter(split), frame.filter(~split), snapshots)
+    return _parted(TrainingSet(spec.name, as_of, spec.features, frame, frame, snapshots), frame, spec)
+
+
+def _parted(training_set: TrainingSet, rows: pl.DataFrame, spec: PipelineSpec) -> TrainingSet:
+    """The training set with these rows: without a label, older than the holdout's stretch, and in it."""
+    since = training_set.as_of - timedelta(seconds=spec.retrain.holdout_s)
+    labelled = rows.drop_nulls(LABEL)
+    older = pl.col(EVENT_TIMESTAMP) < since
+    return replace(
+        training_set,
+        train=labelled.filter(older),
+        holdout=labelled.filter(~older),
+        unlabelled=rows.filter(pl.col(LABEL).is_null()),
+    )
 
 
 def meeting_contract(training_set: TrainingSet, spec: PipelineSpec) -> TrainingSet:
@@ -94,7 +113,7 @@ def meeting_contract(training_set: TrainingSet, spec: PipelineSpec) -> TrainingS
     Raises:
         StageError: the set as a whole fails the contract, or could not be judged by it.
     """
-    rows = pl.concat([training_set.train, training_set.holdout])
+    rows = all_rows(training_set)
     columns: dict[str, Kind] = {ENTITY_KEY: "any", EVENT_TIMESTAMP: "any", LABEL: "any"}
     judged = validate(rows, spec.contract, spec.name, columns | {f.name: f.kind for f in spec.features})
     if judged.verdict.status >= Status.ERROR:
@@ -102,10 +121,4 @@ def meeting_contract(training_set: TrainingSet, spec: PipelineSpec) -> TrainingS
             f"nothing was trained: the training set fails its contract: {judged.verdict.reason}; mend the source, or the "
             f"contract, which `perennial contract check {spec.name}` tries"
         )
-    is_train = pl.col(EVENT_TIMESTAMP) < training_set.as_of - timedelta(seconds=spec.retrain.holdout_s)
-    return replace(
-        training_set,
-        train=judged.valid.filter(is_train),
-        holdout=judged.valid.filter(~is_train),
-        left_out_rows=judged.quarantined.height,
-    )
+    return replace(_parted(training_set, judged.valid, spec), left_out_rows=judged.quarantined.height)

@@ -200,8 +200,9 @@ def clustered(days: Days | None) -> bool:
 def interval(
     value: float, error: float, freedom: float, highest: float = 1.0, confidence: float = CONFIDENCE
 ) -> Interval:
-    """The interval around a metric with that standard error, cut to 0 and `highest`."""
+    """The interval around a metric with that standard error, both cut to 0 and `highest`: a sum may round to just beyond."""
     half = quantile(freedom, confidence) * error
+    value = min(max(value, 0.0), highest)
     return Interval(value, max(value - half, 0.0), min(value + half, highest), error, freedom)
 
 

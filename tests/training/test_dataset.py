@@ -72,6 +72,19 @@ def test_labels_that_come_while_a_set_is_built_are_not_in_it(tmp_path: Path) -> 
     assert rows_of(build_training_set(SPEC, where, lake, AS_OF)).height > rows_of(expected).height
 
 
+def test_rows_without_a_label_are_kept_apart_with_the_same_features(tmp_path: Path) -> None:
+    where = Settings(home=tmp_path)
+    lake = Lake(where, SPEC.name)
+    columns = pl.DataFrame([("a", 0.0), ("b", 1.0), ("c", 2.0)], schema=["order_id", "hours"], orient="row")
+    lake.append(PLACED.table, taken_in(PLACED, columns.with_row_index("price_eur")))
+    told = pl.DataFrame([("b", 5.0, True)], schema=["order_id", "hours", "sent_back"], orient="row")
+    lake.append(SETTLED.table, taken_in(SETTLED, told))
+    found = build_training_set(SPEC, where, lake, AS_OF)
+    assert rows_of(found)["entity_key"].to_list() == ["b"]
+    assert found.unlabelled.select("entity_key", "price_eur", "label").rows() == [("a", 0, None), ("c", 2, None)]
+    assert found.unlabelled.schema == found.train.schema
+
+
 Asked = tuple[str, float]
 Told = tuple[str, float, bool | None]
 HORIZON_H = 48
@@ -185,6 +198,14 @@ def test_rows_that_break_the_contract_are_not_trained_on_nor_compared_on() -> No
     assert found.holdout["entity_key"].to_list() == ["o4", "o5", "o6"]
     assert found.left_out_rows == 2
     assert found.train.columns == built.train.columns
+
+
+def test_rows_without_a_label_meet_the_contract_too_and_stay_apart() -> None:
+    built, spec = judged_set((PRICE,), price_eur=[1.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0])
+    waiting = built.holdout.with_columns(label=pl.lit(None, pl.Boolean), price_eur=pl.Series([1.0, -1.0, 1.0, 1.0]))
+    found = meeting_contract(replace(built, unlabelled=waiting), spec)
+    assert found.unlabelled["entity_key"].to_list() == ["o4", "o6", "o7"]
+    assert (found.train.height, found.holdout.height, found.left_out_rows) == (4, 4, 1)
 
 
 def test_a_training_set_that_fails_its_contract_is_refused_with_the_numbers() -> None:
