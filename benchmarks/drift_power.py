@@ -3,8 +3,9 @@
     python -m benchmarks.drift_power [--json] [--three-days]
 
 Days of the year 2013 are dealt out at random, whole, so that the rows of a day stay together: eight weeks of them are the
-reference, and each window is six more days, about 5,500 flights, on the same weekdays. In these windows nothing has moved;
-any column that is named is a false alarm. Then one column of such windows is changed, and must be named. Each judgement
+reference, and each window is six more days, about 5,500 flights, on the same weekdays. A model is fitted on the reference as
+a retrain does it, so that its score is one of the columns. In these windows nothing has moved; any column that is named is a
+false alarm. Then one column of such windows is changed, and must be named. Each judgement
 looks at two windows in a row, as the default policy does. Beside it Evidently's default preset on the same rows.
 """
 
@@ -15,7 +16,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,13 @@ from features.store import historical, view_table
 from features.windows import build_features
 from perennial.settings import Settings
 from pipelines.spec import DriftPolicy, PipelineSpec, load_pipeline
+from training.dataset import TrainingSet
+from training.fit import fit
+from training.unseen import unseen_scores
 from validation.bins import FeatureBins
 from validation.drift import DriftVerdict, detect_drift
 from validation.hours import DAY_H, HourlyProfiles, hour_of, moment_of
-from validation.profile import ReferenceProfile, build_reference, profile_by_hour
+from validation.profile import SCORE, ReferenceProfile, build_reference, profile_by_hour
 from validation.windows import windows_before
 
 YEAR = datetime(2013, 1, 1, tzinfo=UTC), datetime(2014, 1, 1, tzinfo=UTC)
@@ -63,7 +67,21 @@ def flights(home: Path) -> tuple[PipelineSpec, pl.DataFrame]:
         rows = build_features(arrived, view, spec.event(view.topic))
         pins[view_table(view)] = lake.append(view_table(view), rows).snapshot_id
     frame = historical(spec, settings, history[spec.scored.topic], pins)
+    landed = history[spec.label.topic]
+    told = landed.select(pl.col(spec.label.key).alias("entity_key"), spec.label.value(landed).alias("label"))
+    frame = frame.join(told.unique("entity_key"), on="entity_key", how="left", maintain_order="left")
     return spec, frame.with_columns(day=pl.col("event_timestamp").dt.date())
+
+
+def scored(spec: PipelineSpec, frame: pl.DataFrame, rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The year and the reference with the scores of a model that a retrain at the end of the reference makes."""
+    end = moment_of(MONDAY + REFERENCE_DAYS * DAY_H)
+    older = pl.col("event_timestamp") < end - timedelta(seconds=spec.retrain.holdout_s)
+    known = rows.drop_nulls("label")
+    learned = TrainingSet(spec.name, end, spec.features, known.filter(older), known.filter(~older), {})
+    candidate = fit(learned, spec.model, spec.model.seed, None)
+    scores = unseen_scores(candidate, learned, rows, spec.model, None)
+    return frame.with_columns(pl.Series(SCORE, candidate.predict(frame))), rows.with_columns(pl.Series(SCORE, scores))
 
 
 @dataclass(frozen=True)
@@ -208,8 +226,9 @@ def measure(home: Path) -> dict[str, Any]:
     rows_of_windows = []
     for number, deal in enumerate(deals(days, dice)):
         rows = put_rows(frame, deal.reference, MONDAY)
-        reference = build_reference(rows, spec.features, POLICY, extra=(), timestamp_column="event_timestamp")
-        year = counted(frame, reference)
+        asked, rows = scored(spec, frame, rows)
+        reference = build_reference(rows, spec.features, POLICY, timestamp_column="event_timestamp")
+        year = counted(asked, reference)
         for sequence in deal.windows:
             verdict = judge(reference, year, sequence)
             judged += 1
@@ -218,6 +237,8 @@ def measure(home: Path) -> dict[str, Any]:
             for name in named(verdict):
                 wrong[name] += 1
         for bins in reference.features:
+            if bins.feature == SCORE:
+                continue  # it moves by what it is made of
             for plant, column in plants(frame, rows, bins, dice):
                 moved = only(year, reference, bins, frame, column)
                 for sequence in deal.windows[:PLANTED_PER_REFERENCE]:
