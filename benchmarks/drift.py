@@ -10,7 +10,6 @@ has nothing to freeze. Times are the fastest of three, Evidently's of one.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from benchmarks.running import alone, quiet, scratch, tell
+from benchmarks.running import alone, fastest, quiet, scratch, tell
 from features.lake import Lake
 from perennial.settings import Settings
 from pipelines.spec import DriftPolicy, Feature
@@ -44,16 +43,6 @@ def features(columns: int) -> tuple[Feature, ...]:
     return tuple(Feature(name=f"x{i}", kind="numeric") for i in range(columns))
 
 
-def fastest(work: Callable[[], Any]) -> tuple[float, Any]:
-    """Seconds of the fastest of some times, and the last result."""
-    best, result = float("inf"), None
-    for _ in range(TIMES):
-        began = time.perf_counter()
-        result = work()
-        best = min(best, time.perf_counter() - began)
-    return best, result
-
-
 def psi_of_all(reference: ReferenceProfile, frame: pl.DataFrame) -> dict[str, float]:
     """PSI of every column of a frame."""
     found = profile(frame, reference)
@@ -72,7 +61,7 @@ def ours() -> tuple[float, list[float]]:
     """Seconds, and the PSI of each column."""
     reference = build_reference(table(ROWS, COLUMNS, 1), features(COLUMNS), POLICY, extra=())
     current = table(ROWS, COLUMNS, 2, shift=0.2)
-    seconds, found = fastest(lambda: psi_of_all(reference, current))
+    seconds, found = fastest(TIMES, lambda: psi_of_all(reference, current))
     return seconds, list(found.values())
 
 
@@ -99,7 +88,7 @@ def a_year(home: Path) -> dict[str, float | int]:
     begin = datetime(2025, 1, 1, tzinfo=UTC)
     profiles = HourlyProfiles(reference.fingerprint, hour_of(begin) + np.arange(YEAR_H), counts)
     first, last = hour_of(begin), hour_of(begin) + YEAR_H
-    merged_s, total = fastest(lambda: profiles.between(first, last))
+    merged_s, total = fastest(TIMES, lambda: profiles.between(first, last))
     at = pl.Datetime("us", "UTC")
     lake = Lake(Settings(home=home), "year")
     lake.append(
@@ -112,7 +101,7 @@ def a_year(home: Path) -> dict[str, float | int]:
         ).with_columns(pl.col("event_timestamp").cast(at)),
         partition_by=None,
     )
-    read_s, stored = fastest(lambda: matrix(lake.read(PROFILES, columns=("counts",))["counts"]).sum(axis=0))
+    read_s, stored = fastest(TIMES, lambda: matrix(lake.read(PROFILES, columns=("counts",))["counts"]).sum(axis=0))
     if not np.array_equal(total, stored):
         raise SystemExit("the year in memory and the year in the lake differ")
     return {"hours": YEAR_H, "bins": width, "merge_s": merged_s, "read_s": read_s}

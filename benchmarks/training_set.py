@@ -8,16 +8,13 @@ fastest of three, from the request to a frame in memory, with the store open and
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
 
-from benchmarks.running import alone, quiet, scratch, tell
+from benchmarks.running import alone, fastest, quiet, scratch, tell
 from perennial.settings import Settings
 from pipelines.spec import (
     Aggregate,
@@ -100,16 +97,6 @@ def entity_rows() -> pl.DataFrame:
     return asked.with_columns(order_id=pl.Series(range(ENTITY_ROWS)).cast(pl.String)).select(list(ASKED.schema_))
 
 
-def fastest(work: Callable[[], Any]) -> tuple[float, Any]:
-    """Seconds of the fastest of some times, and the last result."""
-    best, result = float("inf"), None
-    for _ in range(TIMES):
-        began = time.perf_counter()
-        result = work()
-        best = min(best, time.perf_counter() - began)
-    return best, result
-
-
 def ours(home: Path, count: int) -> tuple[float, float]:
     """Seconds, and the sum of what was found."""
     from features.lake import Lake
@@ -120,7 +107,7 @@ def ours(home: Path, count: int) -> tuple[float, float]:
     commit = lake.append(view_table(VIEW), feature_rows(count))
     asked = entity_rows()
     snapshots = {view_table(VIEW): commit.snapshot_id}
-    seconds, frame = fastest(lambda: historical(SPEC, settings, asked, snapshots))
+    seconds, frame = fastest(TIMES, lambda: historical(SPEC, settings, asked, snapshots))
     return seconds, float(frame.select(pl.sum_horizontal(pl.col(NAMES).sum())).item())
 
 
@@ -158,7 +145,7 @@ def feast_file_store(home: Path) -> tuple[float, float]:
     store.apply([customer, view])
     asked = entity_rows().to_pandas()
     wanted = [f"customer:{name}" for name in NAMES]
-    seconds, frame = fastest(lambda: store.get_historical_features(entity_df=asked, features=wanted).to_df())
+    seconds, frame = fastest(TIMES, lambda: store.get_historical_features(entity_df=asked, features=wanted).to_df())
     return seconds, float(frame[NAMES].sum().sum())
 
 
@@ -180,7 +167,7 @@ def bare_duckdb(home: Path) -> tuple[float, float]:
         connection.register("asked", asked)
         return pl.DataFrame(connection.sql(statement).to_arrow_table())
 
-    seconds, frame = fastest(join)
+    seconds, frame = fastest(TIMES, join)
     return seconds, float(frame.select(pl.sum_horizontal(pl.col(NAMES).sum())).item())
 
 
