@@ -40,10 +40,12 @@ def document(pipeline: str, judged: ValidationResult, what: str, as_of: datetime
             pipeline,
         )
         return page.as_uri()
-    with TemporaryDirectory() as folder:
-        (Path(folder) / page.name).write_text(by_itself(page.read_text(encoding="utf-8")), encoding="utf-8")
+    with TemporaryDirectory() as scratch:
+        folder = Path(scratch) / what  # its permissions are copied, and those of a temporary folder shut MLflow out
+        folder.mkdir()
+        (folder / page.name).write_text(by_itself(page.read_text(encoding="utf-8")), encoding="utf-8")
         place = f"data_docs/{what}/{page.parent.name}"
-        shared = put_into_mlflow(settings.mlflow_tracking_uri, pipeline, model.version, Path(folder), place)
+        shared = put_into_mlflow(settings.mlflow_tracking_uri, pipeline, model.version, folder, place)
     if shared.link is None:
         get_run_logger().warning("The page of Data Docs is on this machine only, not in MLflow: %s", shared.why_not)
         return page.as_uri()

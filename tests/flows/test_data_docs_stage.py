@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -65,6 +66,10 @@ def test_the_link_leads_to_a_whole_page_in_mlflow(
     assert later.split("/artifacts/")[0] == link.split("/artifacts/")[0]
     run = httpx.get(f"{mlflow_server}/api/2.0/mlflow/runs/get", params={"run_id": run_id}).json()["run"]
     assert run["info"]["run_name"] == "version 7"
+    stored = local(run["info"]["artifact_uri"]) / path
+    mask = os.umask(0)
+    os.umask(mask)
+    assert stored.parent.stat().st_mode & 0o777 == 0o777 & ~mask, "whoever may read other artifacts may read these"
     found = httpx.get(f"{mlflow_server}/get-artifact", params={"run_uuid": run_id, "path": path})
     assert judged.verdict.reason in found.text
     assert "4 unexpected values found" in found.text
