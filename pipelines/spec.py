@@ -333,7 +333,7 @@ class AlertPolicy(Spec):
     cooldown_s: int = Field(
         86_400,
         gt=0,
-        description="Seconds in which what was told is not told again; after them, what still lasts is told as a reminder.",
+        description="Seconds in which what lasts is not told again, and of what comes and goes no second recovery is told.",
     )
 
 

@@ -110,12 +110,15 @@ def score(
     **stages: Any,
 ) -> flow.ScoreSummary:
     """A run of the flow with its own stages, without a Prefect server; `stages` go in the place of those named."""
-    context = SimpleNamespace(settings=Settings(home=home), spec=spec or shop_spec(), lake=open_lake(home))
+    nobody_listens = "http://127.0.0.1:1"
+    here = Settings(home=home, mlflow_tracking_uri=nobody_listens)
+    context = SimpleNamespace(settings=here, spec=spec or shop_spec(), lake=open_lake(home))
     with ExitStack() as patched:
         for module in (flow, data_docs, alert):
             patched.enter_context(patch.object(module, "open_context", lambda _: context))
-        patched.enter_context(patch.object(alert, "get_run_logger", lambda: logging.getLogger("score")))
-        patched.enter_context(patch.object(stage, "get_run_logger", lambda: logging.getLogger("score")))
+        for module in (alert, data_docs, stage):
+            patched.enter_context(patch.object(module, "get_run_logger", lambda: logging.getLogger("score")))
+        patched.enter_context(patch.object(data_docs, "champion", lambda _: Model("1", "file:///1")))
         given = {name: getattr(flow, name).fn for name in STAGES}
         given |= {
             "champion": lambda _: Model("1", "file:///1"),

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import base64
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from html import escape
 
 from validation.drift import DriftVerdict, FeatureDrift
-from validation.plots import alternative, bin_shares, draw_drift, headline
+from validation.plots import BinShares, alternative, bin_shares, draw_drift, headline
 from validation.profile import SCORE, Profile, ReferenceProfile
 from validation.report import HEADLINES, drift_table
 from validation.verdict import Status
 
+LOG = logging.getLogger(__name__)
 PAGE_FILE, EVIDENTLY_FILE = "drift.html", "evidently.html"
 MAX_PLOTS, MAX_TABLE_ROWS = 20, 100
 
@@ -112,10 +114,8 @@ def drift_page(drift: DriftVerdict, reference: ReferenceProfile, current: Profil
             reference.of(reference.profile, found.feature),
             reference.of(current, found.feature),
         )
-        picture = base64.b64encode(draw_drift(found, shares)).decode()
         parts.append(
-            f"<h2>{escape(found.feature)}</h2><p>{escape(found.reason)}.</p>"
-            f'<figure><img src="data:image/png;base64,{picture}" alt="{escape(headline(found))}; the numbers are below">'
+            f"<h2>{escape(found.feature)}</h2><p>{escape(found.reason)}.</p><figure>{_picture(found, shares)}"
             "<details><summary>The numbers</summary>"
             f"{_table(('bin', 'before', 'now', 'adds to PSI'), alternative(shares))}</details></figure>"
         )
@@ -126,6 +126,17 @@ def drift_page(drift: DriftVerdict, reference: ReferenceProfile, current: Profil
         + "\n".join(parts)
         + "\n</body></html>\n"
     )
+
+
+def _picture(found: FeatureDrift, shares: BinShares) -> str:
+    """One column drawn; in its place why it is not, since the page tells what moved without pictures, too."""
+    try:
+        picture = base64.b64encode(draw_drift(found, shares)).decode()
+    except Exception as error:  # whatever a drawing library raises
+        LOG.warning("%r could not be drawn", found.feature, exc_info=True)
+        why = f"{type(error).__name__}: {str(error)[:200]}".rstrip(". ")
+        return f'<p class="note">The picture is not here: drawing it ended in {escape(why)}.</p>'
+    return f'<img src="data:image/png;base64,{picture}" alt="{escape(headline(found))}; the numbers are below">'
 
 
 def _table_of(drift: DriftVerdict) -> str:
