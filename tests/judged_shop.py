@@ -17,6 +17,7 @@ from unittest.mock import patch
 
 import numpy as np
 import polars as pl
+from prefect.settings import PREFECT_API_URL, PREFECT_SERVER_ALLOW_EPHEMERAL_MODE, temporary_settings
 from pyiceberg.catalog.sql import SqlCatalog
 
 from features.events import events_schema
@@ -110,9 +111,13 @@ def score(
     announce: Callable[[str, str, dict[str, Any]], None] = lambda *_: None,
     **stages: Any,
 ) -> flow.ScoreSummary:
-    """A run of the flow with its own stages, without a Prefect server; `stages` go in the place of those named."""
+    """A run of the flow with its own stages, without a Prefect server; `stages` go in the place of those named.
+
+    A stage that is not among them would have Prefect start a server, which outlives a process that is killed.
+    """
     context = SimpleNamespace(settings=Settings(home=home), spec=spec or shop_spec(), lake=open_lake(home))
-    with ExitStack() as patched:
+    no_server = temporary_settings({PREFECT_SERVER_ALLOW_EPHEMERAL_MODE: False}, restore_defaults={PREFECT_API_URL})
+    with no_server, ExitStack() as patched:
         for module in (flow, data_docs, alert):
             patched.enter_context(patch.object(module, "open_context", lambda _: context))
         patched.enter_context(patch.object(alert, "get_run_logger", lambda: logging.getLogger("score")))
