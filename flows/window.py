@@ -45,24 +45,26 @@ def _predicted(
 ) -> tuple[pl.DataFrame, Met, pl.DataFrame]:
     """Predictions of [since, until) that must be judged; what is to be known of the others; which of `aside` have one."""
     stored = lake.columns(PREDICTIONS)
-    named = sorted({e.column for e in spec.contract} & stored)
-    unique = sorted({e.column for e in spec.contract if e.kind == "unique"} & stored)
+    named = {e.column for e in spec.contract}
+    unique = sorted({e.column for e in spec.contract if e.kind == "unique"})
     is_met = pl.col(CONTRACT).eq_missing(fingerprint(spec.contract))
     with lake.answering():
+        # One look at the table: what others commit from now on is in none of the answers.
         rows = lazy_predictions(lake, since, until)
         if CONTRACT not in stored:  # a table of an older version
             rows = rows.with_columns(pl.lit(None, pl.String).alias(CONTRACT))
+        met = rows.filter(is_met).with_columns(pl.lit(None).alias(column) for column in sorted(named - stored))
         again, counts, values, scored = (
             asked.collect(engine="streaming")
             for asked in (
                 rows.remove(is_met),
                 # Who bears the mark was kept once (features/once.py), so no key need be looked at to count them.
-                rows.filter(is_met).select(
+                met.select(
                     pl.len(),
                     cs.by_name(named).null_count().name.prefix("null "),
                     (cs.by_name(named) & cs.float()).is_nan().sum().name.prefix("nan "),
                 ),
-                rows.filter(is_met).select(unique),
+                met.select(unique),
                 rows.select(ROW).join(aside.lazy(), on=ROW, how="semi", nulls_equal=True),
             )
         )

@@ -140,6 +140,21 @@ def test_what_must_be_unique_is_so_in_the_whole_window(lake: Lake, monkeypatch: 
     assert found.quarantined.is_empty()
 
 
+def test_a_column_that_only_quarantined_rows_have_is_missing_in_the_others(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    once = (Expectation(column="product", kind="unique"), *PIPELINE.contract)
+    spec = PIPELINE.model_copy(update={"contract": once})
+    monkeypatch.setattr(window, "open_context", lambda _: SimpleNamespace(lake=lake, spec=spec))
+    older = as_predicted(feature_rows(["o1", "o2"], [3, 3]).drop("product"), fingerprint(once))
+    lake.append(PREDICTIONS, older)
+    refuse(lake, ["o3"])
+    found = judge()
+    of_product = [(j.missing_rows, j.checked_rows) for j in found.judgements if j.expectation.column == "product"]
+    assert set(of_product) == {(2, 1)}
+    assert found.verdict.measurements["rows"] == 3
+
+
 def test_a_table_without_the_contracts_mark_is_judged_whole(lake: Lake) -> None:
     lake.append(PREDICTIONS, as_predicted(feature_rows(["o1", "o2"], [2, 2]), None))
     found = judge()
