@@ -46,14 +46,14 @@ def text(browser: Chrome) -> str:
 
 
 def test_from_the_index_to_the_result_and_the_contract_without_a_network(offline: Chrome, tmp_path: Path) -> None:
-    fine = {f.name: [1.0] * 3 if f.kind == "numeric" else ["hat", "hat", HOSTILE] for f in PIPELINE.features}
+    fine = {f.name: [1.0] * 3 if f.kind == "numeric" else ["hat", HOSTILE, HOSTILE] for f in PIPELINE.features}
     rows = pl.DataFrame({"entity_key": ["o1", "o2", "o3"], **fine})
     judged = validate(rows, PIPELINE.contract, PIPELINE.name)
     write_data_docs(tmp_path, PIPELINE, judged, "score", datetime(2026, 1, 8, tzinfo=UTC))
     offline.get((tmp_path / "index.html").as_uri())
     assert judged.verdict.reason in text(offline)
     offline.find_element(By.LINK_TEXT, "2026-01-08 00:00:00").click()
-    assert "1 unexpected values found" in text(offline)
+    assert "2 unexpected values found" in text(offline)
     assert HOSTILE in text(offline), "a value is shown as it is"
     assert offline.title == "pipeline_name, score, 2026-01-08 00:00:00 UTC: FAIL"
     if folder := os.environ.get("SCREENSHOTS"):
