@@ -11,26 +11,25 @@ import polars as pl
 from prefect import flow, get_run_logger
 from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
 
-from features.labels import LABEL, PREDICTIONS, Outcomes, outcomes, predictions
+from features.labels import LABEL, PREDICTIONS, Outcomes, outcomes
 from features.lake import CREATED_TIMESTAMP, EVENT_TIMESTAMP
-from features.once import without
 from features.store import ENTITY_KEY
 from flows.alert import AlertSummary, alert_targets, send_alerts
-from flows.context import Context, announce, champion, moment, open_context
+from flows.context import announce, champion, moment, open_context
 from flows.data_docs import document
 from flows.drift import DriftCheck, check_drift, some_rows
 from flows.report import record_metrics, write_report
 from flows.stage import attempt, stage
+from flows.window import no_predictions, validate_window
 from perennial.errors import UsageError
 from pipelines.spec import PipelineSpec
 from rollout.ledger import Model
-from serving.batch import MODEL_VERSION, PREDICTION_COLUMNS, SCORE, feature_columns
+from serving.batch import MODEL_VERSION, SCORE
 from serving.predictor import BUNDLE_FILE, read_bundle_file
 from training.decision import RetrainDecision, decide
 from training.history import champion_history
 from validation.alerts import Finding, findings_of
 from validation.calibration import Calibration
-from validation.contract import FAILED, ValidationResult, fingerprint, validate
 from validation.drift import DriftVerdict
 from validation.estimate import (
     EstimateCheck,
@@ -42,7 +41,6 @@ from validation.estimate import (
 from validation.log import KeptReport, last_report, last_statuses, record_verdicts
 from validation.performance import PerformanceVerdict, measure_performance
 from validation.performance_table import performance_markdown
-from validation.quarantine import CONTRACT, quarantined
 from validation.report import MAX_ROWS, drift_table, drift_table_markdown, escaped
 from validation.slices import SliceReference
 from validation.verdict import Status, Verdict
@@ -95,23 +93,6 @@ class Measured:
 
 
 @stage()
-def validate_window(pipeline: str, since: datetime, until: datetime) -> ValidationResult:
-    """Judge the window's feature rows by the contract: those that were predicted from, and the quarantined ones."""
-    context = open_context(pipeline)
-    rows = predictions(context.lake, since, until) if context.lake.exists(PREDICTIONS) else _no_predictions(context)
-    aside = quarantined(context.lake, since, until)
-    if aside.width:
-        # Scored after all, where another contract let it pass.
-        aside = without(aside, rows).drop(FAILED)
-    # Rows that met this very contract when they were scored need no second look.
-    met = pl.col(CONTRACT) == fingerprint(context.spec.contract)
-    rows = rows if CONTRACT in rows.columns else rows.with_columns(pl.lit(None, pl.String).alias(CONTRACT))
-    again = pl.concat([rows.remove(met), aside], how="diagonal_relaxed")
-    columns = feature_columns(context.spec) | PREDICTION_COLUMNS
-    return validate(again, context.spec.contract, pipeline, columns, met=rows.filter(met))
-
-
-@stage()
 def find_drift(pipeline: str, model: Model, until: datetime) -> DriftCheck:
     """Compare the profiles of the last windows with the champion's reference."""
     context = open_context(pipeline)
@@ -132,7 +113,7 @@ def measure(pipeline: str, as_of: datetime, model: Model) -> Measured:
         dividing = sorted({s.feature for s in slices} & context.lake.columns(PREDICTIONS) - set(MEASURED))
         found = outcomes(context.lake, context.spec, since, as_of, (*MEASURED, *dividing))
     else:
-        nothing = _no_predictions(context).with_columns(pl.lit(None, dtype=pl.Boolean).alias(LABEL))
+        nothing = no_predictions(context.spec).with_columns(pl.lit(None, dtype=pl.Boolean).alias(LABEL))
         found = Outcomes(nothing, labelled_rows=0, waiting_rows=0, expired_rows=0, late_labels=0)
     # Part of the window may have been scored by an earlier champion, which this one's AUC at its gate does not describe.
     own = found.frame.filter(pl.col(MODEL_VERSION) == model.version)
@@ -307,18 +288,3 @@ async def publish(
     table = drift_table(check.drift)
     if table:
         await acreate_table_artifact(table, key=f"drift-{key}", description=f"How far each column of {pipeline} moved")
-
-
-def _no_predictions(context: Context) -> pl.DataFrame:
-    kinds = {"numeric": pl.Float64(), "categorical": pl.String()}
-    return pl.DataFrame(
-        schema={
-            ENTITY_KEY: pl.String(),
-            EVENT_TIMESTAMP: pl.Datetime("us", "UTC"),
-            **{f.name: kinds[f.kind] for f in context.spec.features},
-            SCORE: pl.Float64(),
-            MODEL_VERSION: pl.String(),
-            CONTRACT: pl.String(),
-            CREATED_TIMESTAMP: pl.Datetime("us", "UTC"),
-        }
-    )

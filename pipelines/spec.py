@@ -163,7 +163,11 @@ class LabelSpec(Spec):
 
 
 class Expectation(Spec):
-    """One line of the data contract, compiled to a Great Expectations expectation."""
+    """One line of the data contract, compiled to a Great Expectations expectation.
+
+    `unique` holds among the rows that are judged together: a batch that is scored, a training set, the window of `monitor`.
+    A batch does not know the values of earlier ones.
+    """
 
     column: Name
     kind: Literal["not_null", "between", "in_set", "matches", "unique"]
@@ -171,7 +175,12 @@ class Expectation(Spec):
     maximum: float | None = None
     values: tuple[str, ...] = ()
     pattern: str | None = None
-    mostly: float = Field(1.0, gt=0, le=1, description="Share of rows that must meet it.")
+    mostly: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Share of rows that must meet it; a batch fails for more than chance.",
+    )
 
 
 class ModelSpec(Spec):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pipelines.spec import Expectation
 
-# An odd row is put aside by itself; one in a hundred is no longer odd, and stops the batch. Keys are strict: a row without a
-# proper one can never meet its label, and says that a producer is broken.
+# An odd row is put aside by itself; where more than one in a hundred are bad, and not by chance, the batch stops. Keys are
+# strict: a row without a proper one can never meet its label, and says that a producer is broken.
 MOSTLY = 0.99
 
 CONTRACT = (

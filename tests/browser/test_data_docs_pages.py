@@ -27,7 +27,7 @@ def text(browser: Chrome) -> str:
 
 
 def judged_with(product: str) -> ValidationResult:
-    fine = {f.name: [1.0] * 3 if f.kind == "numeric" else ["hat", "hat", product] for f in PIPELINE.features}
+    fine = {f.name: [1.0] * 3 if f.kind == "numeric" else ["hat", product, product] for f in PIPELINE.features}
     return validate(pl.DataFrame({"entity_key": ["o1", "o2", "o3"], **fine}), PIPELINE.contract, PIPELINE.name)
 
 
@@ -40,7 +40,7 @@ def test_the_link_of_an_alert_opens_the_page_in_mlflow(browser: Chrome, mlflow_s
     browser.get(f"{shared.link}/{page.name}")
     waiting = WebDriverWait(browser, 60)
     browser.switch_to.frame(waiting.until(lambda b: b.find_element(By.TAG_NAME, "iframe")))
-    waiting.until(lambda b: "1 unexpected values found" in text(b))
+    waiting.until(lambda b: "2 unexpected values found" in text(b))
     assert HOSTILE in text(browser)
     heading = browser.find_element(By.TAG_NAME, "h1")
     assert heading.value_of_css_property("font-size") == "24px", "it has its style"
@@ -54,7 +54,7 @@ def test_from_the_index_to_the_result_and_the_contract_without_a_network(offline
     offline.get((tmp_path / "index.html").as_uri())
     assert judged.verdict.reason in text(offline)
     offline.find_element(By.LINK_TEXT, "2026-01-08 00:00:00").click()
-    assert "1 unexpected values found" in text(offline)
+    assert "2 unexpected values found" in text(offline)
     assert HOSTILE in text(offline), "a value is shown as it is"
     assert offline.title == "pipeline_name, score, 2026-01-08 00:00:00 UTC: FAIL"
     if folder := os.environ.get("SCREENSHOTS"):

@@ -24,11 +24,9 @@ from perennial.template.pipeline import PIPELINE
 from rollout.ledger import Model
 from training.decision import RetrainDecision
 from validation.calibration import Calibration
-from validation.contract import FAILED, fingerprint
 from validation.drift import DriftVerdict, FeatureDrift
 from validation.log import KeptReport, last_statuses, record_verdicts
 from validation.metrics import Interval
-from validation.quarantine import keep_aside
 from validation.slices import SliceReference
 from validation.verdict import Status, Verdict
 
@@ -203,80 +201,6 @@ def test_the_sentence_on_labels_tells_each_count_and_asks_only_when_labels_were_
     assert all(part in told for part in ("700 ", "20 ", "3 ", "1 day, 12:00:00"))
     assert "horizon" not in told
     assert "2 labels came later" in monitor.tell_labels({**counts, "late_labels": 2}, 60)
-
-
-def test_a_key_predicted_twice_is_validated_once(lake: Lake) -> None:
-    for minute in range(2):
-        predicted(lake, "1", np.full(ROWS, 0.2), NOW + timedelta(minutes=minute))
-    found = run(monitor.validate_window, "shop", NOW - timedelta(days=7), NOW)
-    assert found.valid.height + found.quarantined.height == ROWS
-
-
-def test_a_key_predicted_at_two_times_is_validated_twice(lake: Lake) -> None:
-    for days_before in (1, 2):
-        predicted(lake, "1", np.full(ROWS, 0.2), NOW, NOW - timedelta(days=days_before))
-    found = run(monitor.validate_window, "shop", NOW - timedelta(days=7), NOW)
-    assert found.valid.height + found.quarantined.height == 2 * ROWS
-
-
-def feature_rows(keys: list[str | None], hours_before: list[int], **values: Any) -> pl.DataFrame:
-    """Valid orders, but for what is said otherwise."""
-    fine = {f.name: 1.0 if f.kind == "numeric" else "hat" for f in PIPELINE.features}
-    times = pl.Series([NOW - timedelta(hours=h) for h in hours_before], dtype=AT)
-    return pl.DataFrame({"entity_key": keys, "event_timestamp": times, **fine, **values})
-
-
-def as_predicted(rows: pl.DataFrame, contract: str | None) -> pl.DataFrame:
-    kept = {"score": 0.5, "model_version": "1", "created_timestamp": pl.lit(NOW).cast(AT)}
-    told = {} if contract is None else {"contract": pl.lit(contract)}
-    return rows.with_columns(**{n: v if isinstance(v, pl.Expr) else pl.lit(v) for n, v in kept.items()}, **told)
-
-
-OURS = fingerprint(PIPELINE.contract)
-
-
-def test_a_window_is_judged_with_the_rows_that_were_quarantined_instead_of_scored(lake: Lake) -> None:
-    lake.append(PREDICTIONS, as_predicted(feature_rows([f"o{i}" for i in range(97)], [3] * 97), OURS))
-    bad = feature_rows(["o97", "o98", "o99"], [2] * 3, price_eur=-1.0).with_columns(pl.lit("then").alias(FAILED))
-    keep_aside(lake, bad, OURS, NOW)
-    found = run(monitor.validate_window, "shop", NOW - timedelta(days=7), NOW)
-    assert found.verdict.status is Status.FAIL
-    # 97 of the 100 rows have a price of at least 0, 99 % are due.
-    assert "price_eur between 0 and 10000 fails in 3 of 100 rows (97.00% met, 99.00% due)" in found.verdict.reason
-    assert found.verdict.measurements["quarantined_rows"] == 3
-    assert sorted(found.valid["entity_key"]) == sorted(f"o{i}" for i in range(97))
-    assert lake.rows("quarantine") == 3
-
-
-def test_a_row_that_was_quarantined_and_scored_under_a_later_contract_counts_once(lake: Lake) -> None:
-    rows = feature_rows(["o1", "o2"], [2, 2])
-    keep_aside(lake, rows.with_columns(pl.lit("then").alias(FAILED)), "an older contract", NOW)
-    lake.append(PREDICTIONS, as_predicted(rows, OURS))
-    found = run(monitor.validate_window, "shop", NOW - timedelta(days=7), NOW)
-    assert (found.verdict.status, found.verdict.measurements["rows"]) == (Status.PASS, 2)
-
-
-@pytest.mark.parametrize("contract", ["an older contract", None])
-def test_what_was_scored_under_another_contract_is_judged_by_the_one_of_now(lake: Lake, contract: str | None) -> None:
-    lake.append(PREDICTIONS, as_predicted(feature_rows(["o1", "o2"], [2, 2], product="sofa"), contract))
-    found = run(monitor.validate_window, "shop", NOW - timedelta(days=7), NOW)
-    assert found.verdict.status is Status.FAIL
-    assert "product in" in found.verdict.reason
-    assert found.valid.is_empty()
-    # They have their prediction; to quarantine them now would say that they were not scored.
-    assert not lake.exists("quarantine")
-
-
-def test_a_window_without_predictions_has_its_quarantined_rows(lake: Lake) -> None:
-    bad = feature_rows(["o1", None], [2, 1], product="sofa").with_columns(pl.lit("then").alias(FAILED))
-    keep_aside(lake, bad, OURS, NOW)
-    found = run(monitor.validate_window, "shop", NOW - timedelta(days=7), NOW)
-    assert found.verdict.status is Status.FAIL
-    assert found.verdict.measurements["rows"] == 2
-
-
-def test_a_window_of_nothing_at_all_is_inconclusive(lake: Lake) -> None:
-    assert run(monitor.validate_window, "shop", NOW - timedelta(days=7), NOW).verdict.status is Status.INCONCLUSIVE
 
 
 @pytest.mark.parametrize(
