@@ -96,8 +96,8 @@ def detect_drift(
         windows: counts on those bins, the newest first; as many as must show a move.
         policy: how far is far enough, how often chance may be mistaken for drift, and the least rows that can be judged.
         importance: the champion's importance of each feature, in any unit, not negative. A feature with a smaller share
-            than `matters_from` cannot make the model much worse: its drift is named and does not fail. Features it does
-            not list, and the score, count in full.
+            than `matters_from`, and than half of what each has on average, cannot make the model much worse: its drift is
+            named and does not fail. Features it does not list, and the score, count in full.
 
     Returns:
         FAIL when the score or a feature that matters has drifted in every window, or any has lost all its values in the
@@ -115,8 +115,10 @@ def detect_drift(
     comparison = lay_out(reference, windows, policy.seasonal)
     moves = judge_moves(reference, comparison, policy)
     shares = _shares(importance or {})
+    # Of a hundred features that matter alike, none has 2 %.
+    least_share = min(policy.matters_from, 0.5 / max(len(shares), 1))
     found = [
-        _judge(b.feature, i, reference, comparison, moves[i], policy, shares.get(b.feature))
+        _judge(b.feature, i, reference, comparison, moves[i], policy, shares.get(b.feature), least_share)
         for i, b in enumerate(reference.features)
     ]
     first = slice(0, len(reference.features[0].labels))
@@ -142,6 +144,7 @@ def _judge(
     moves: tuple[Move, ...],
     policy: DriftPolicy,
     share: float | None,
+    least_share: float,
 ) -> FeatureDrift:
     bins = reference.features[position]
     start = reference.starts[feature]
@@ -150,7 +153,7 @@ def _judge(
     now = comparison.windows[0][:, stretch].sum(axis=0)
     rates = [float(bins.void_counts(c) / c.sum()) if c.sum() else float("nan") for c in (was, now)]
     level = max(move.level for move in moves)
-    matters = share is None or share >= policy.matters_from
+    matters = share is None or share >= least_share
     watched = False
     if not now.sum() or not was.sum():
         status, reason = Status.INCONCLUSIVE, "there are no rows"

@@ -10,6 +10,7 @@ import polars as pl
 
 from perennial.errors import UsageError
 from pipelines.spec import Expectation
+from validation.suite import whole
 
 Kind = Literal["numeric", "categorical", "any"]
 
@@ -44,7 +45,7 @@ def complete(expectation: Expectation) -> None:
     if lacks:
         raise UsageError(f"the expectation {expectation.kind!r} of column {expectation.column!r} needs {lacks}.")
     try:
-        re.compile(expectation.pattern or "")
+        re.compile(whole(expectation.pattern or ""))
     except re.error as error:
         raise UsageError(
             f"the pattern {expectation.pattern!r} of column {expectation.column!r} is no regular expression: {error}."

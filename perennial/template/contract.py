@@ -18,7 +18,7 @@ MOSTLY = 0.99
 
 CONTRACT = (
     Expectation(column="entity_key", kind="not_null"),
-    Expectation(column="entity_key", kind="matches", pattern=r"^o\d+$"),
+    Expectation(column="entity_key", kind="matches", pattern=r"o[0-9]+"),
     Expectation(column="price_eur", kind="not_null", mostly=MOSTLY),
     Expectation(column="price_eur", kind="between", minimum=0, maximum=10_000, mostly=MOSTLY),
     Expectation(column="product", kind="in_set", values=PRODUCTS, mostly=MOSTLY),

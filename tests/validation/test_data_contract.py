@@ -180,6 +180,20 @@ def test_numbers_and_truth_values_can_be_expected_in_a_set():
     assert found.quarantined["month"].to_list() == [2, 13]
 
 
+def test_a_pattern_is_met_by_the_whole_value_and_not_by_a_line_break_more():
+    for pattern in ("[A-Z]{3}", "^[A-Z]{3}$", "EWR|JFK"):
+        line = Expectation(column="origin", kind="matches", pattern=pattern)
+        found = validate(pl.DataFrame({"origin": ["EWR", "EWR\n", "JFKX", "XJFK"]}), (line,), "departures")
+        assert found.quarantined["origin"].to_list() == ["EWR\n", "JFKX", "XJFK"]
+
+
+def test_numbers_of_a_set_are_exact_however_large():
+    """2**53 + 2 is the float next to 2**53 + 1."""
+    ids = pl.DataFrame({"id": [2**53 + 1, 2**53 + 2, 2**53 + 3]})
+    line = Expectation(column="id", kind="in_set", values=(str(2**53 + 1), str(2**53 + 3), "none"))
+    assert validate(ids, (line,), "ids").quarantined["id"].to_list() == [2**53 + 2]
+
+
 def test_categorical_columns_are_read_as_text():
     batch = flights().with_columns(pl.col("origin", "carrier").cast(pl.Categorical))
     found = validate(batch, CONTRACT, "departures")
@@ -211,6 +225,7 @@ def test_a_column_called_like_the_reason_is_replaced_by_it():
         (Expectation(column="x", kind="in_set"), "values"),
         (Expectation(column="x", kind="matches"), "a pattern"),
         (Expectation(column="x", kind="matches", pattern="("), "regular expression"),
+        (Expectation(column="x", kind="matches", pattern="a(?i)b"), "regular expression"),
     ],
 )
 def test_an_expectation_that_lacks_what_it_needs_is_refused(expectation, told):
@@ -249,7 +264,11 @@ kinds = st.one_of(
     st.builds(Expectation, column=st.just("c"), kind=st.just("in_set"), values=st.just(("a", "b")), mostly=share),
     st.builds(Expectation, column=st.just("n"), kind=st.just("in_set"), values=st.just(("1", "2", "x")), mostly=share),
     st.builds(
-        Expectation, column=st.just("c"), kind=st.just("matches"), pattern=st.sampled_from(["^a", "^.$"]), mostly=share
+        Expectation,
+        column=st.just("c"),
+        kind=st.just("matches"),
+        pattern=st.sampled_from(["^a", "^.$", "a|b", "a.*"]),
+        mostly=share,
     ),
     st.builds(Expectation, column=st.sampled_from("xcn"), kind=st.just("unique"), mostly=share),
 )
@@ -263,7 +282,7 @@ def fails(batch, expectation):
     test = {
         "between": lambda v: (expectation.minimum <= v) and (expectation.maximum is None or v <= expectation.maximum),
         "in_set": lambda v: str(v) in expectation.values,
-        "matches": lambda v: re.search(expectation.pattern, v) is not None,
+        "matches": lambda v: re.fullmatch(expectation.pattern, v) is not None,
         "unique": lambda v: values.count(v) == 1,
     }[expectation.kind]
     return [v is not None and not test(v) for v in values], sum(v is not None for v in values)
