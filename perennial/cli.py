@@ -163,12 +163,16 @@ def ingest(
 
 @app.command()
 def score(pipeline: PipelineName, as_of: AsOf = None) -> None:
-    """Score what came in since the last run."""
+    """Score what came in since the last run, as far back as a label may still come; older events stay unscored."""
     now = moment(as_of) if as_of else None
     connect(pipeline)
     from flows.score import score as flow
 
     summary = run(flow(pipeline, now))
+    if summary.version is None:
+        raise UsageError(
+            f"nothing was scored: {pipeline} has no champion yet; run `perennial retrain {pipeline}` first"
+        )
     print(f"{counted(summary.scored_rows, 'prediction')} by version {summary.version}")
     if summary.quarantined_rows:
         print(f"{counted(summary.quarantined_rows, 'row')} did not meet the contract and are in quarantine")

@@ -176,7 +176,7 @@ def _judge(
         status = Status.FAIL if level == 2 and matters else Status.INCONCLUSIVE if blind or scarce else Status.PASS
         watched = level > 0 and status is Status.PASS
         named = [move for move in moves if (move.blind if blind else move.level == level > 0)]
-        reason = ", and ".join(move.told() for move in named) or _psi_told(moves[0].size)
+        reason = ", and ".join(move.told() for move in named) or _unmoved(moves[0], policy)
         if scarce:
             reason += f"; {few} values in the reference or the newest window, fewer than the {least} that can be judged"
         if blind:
@@ -191,6 +191,16 @@ def _judge(
     return FeatureDrift(
         feature, moves[0].size, rates[0], rates[1], status, reason, watched, share, moves, since, matters
     )
+
+
+def _unmoved(values: Move, policy: DriftPolicy) -> str:
+    """A PSI that is no drift; where it would be far enough, why it is not."""
+    told = _psi_told(values.size)
+    if not values.size >= policy.warn_at:
+        return told
+    if values.held < policy.warn_at:
+        return f"{told}, but only {values.held:.3f} in one of the {values.windows} windows"
+    return f"{told}, which chance may bring ({values.chance_told})"
 
 
 def _psi_told(psi: float) -> str:
@@ -267,7 +277,7 @@ def _reason(found: list[FeatureDrift], status: Status, rows: int, comparison: Co
         drifted = [f for f in found if f.status is status]
         more = f"; and {len(drifted) - NAMED} more" if len(drifted) > NAMED else ""
         score = next((f for f in found if f.feature == SCORE and f.status is Status.PASS and not f.watched), None)
-        also += f"; the score has not moved (PSI {score.psi:.3f})" if score else ""
+        also += f"; the score has not moved ({score.reason})" if score else ""
         return f"{len(drifted)} of {len(found)} columns drifted in {over}: {_sentences(drifted[:NAMED])}{more}{also}"
     if status is Status.INCONCLUSIVE:
         return f"{_sentences(f for f in found if f.status is status)}{also}"

@@ -40,6 +40,8 @@ th, td { text-align: left; padding: .25rem .7rem .25rem 0; border-bottom: 1px so
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 tr.drifted td:first-child { font-weight: 700; color: #b3261e; }
 tr.watched td:first-child { font-weight: 700; }
+tr:has(+ tr.why) td { border-bottom: 0; padding-bottom: 0; }
+tr.why td { color: #555; font-size: .875rem; padding-bottom: .5rem; }
 figure { margin: 0 0 1rem; }
 img { max-width: 100%; height: auto; }
 details summary { cursor: pointer; color: #555; }
@@ -144,14 +146,21 @@ def _table_of(drift: DriftVerdict) -> str:
     if not rows:
         return "<p>There are none.</p>"
     more = len(drift.features) - len(rows)
-    told = _table(tuple(rows[0]), [tuple(row.values()) for row in rows], [row["state"] for row in rows])
+    states = [row["state"] for row in rows]
+    # Below its row, across the table: a column of sentences would leave no room for the numbers.
+    whys = [row.pop("why") for row in rows]
+    told = _table(tuple(rows[0]), [tuple(row.values()) for row in rows], states, whys)
     return told + (f'<p class="quiet">{more} more columns moved less.</p>' if more else "")
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], classes: Sequence[str] = ()) -> str:
+def _table(
+    head: Sequence[str], rows: Sequence[Sequence[str]], classes: Sequence[str] = (), below: Sequence[str] = ()
+) -> str:
     kinds = ['class="number"' if name in NUMBERS else "" for name in head]
     lines = ["<tr>" + "".join(f"<th {k}>{escape(n)}</th>" for k, n in zip(kinds, head, strict=True)) + "</tr>"]
     for i, row in enumerate(rows):
         cells = "".join(f"<td {k}>{escape(cell)}</td>" for k, cell in zip(kinds, row, strict=True))
         lines.append(f'<tr class="{escape(classes[i]) if classes else ""}">{cells}</tr>')
+        if below:
+            lines.append(f'<tr class="why"><td colspan="{len(head)}">{escape(below[i])}</td></tr>')
     return f'<div class="wide"><table>{"".join(lines)}</table></div>'
