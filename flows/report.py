@@ -11,7 +11,7 @@ import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import polars as pl
@@ -169,6 +169,17 @@ def forget_old_reports(reports: Path, keep: Path) -> None:
     for folder in found[KEPT_REPORTS:]:
         if folder != keep:
             shutil.rmtree(folder, ignore_errors=True)  # another monitor may be at the same
+
+
+def tell_labels(counts: Mapping[str, int], horizon_s: int) -> str:
+    """What became of the labels, in a sentence; `counts` as `MonitorSummary.labels`."""
+    told = (
+        f"{counts['labelled_rows']} predictions have their label, {counts['waiting_rows']} wait for it, of "
+        f"{counts['expired_rows']} none came within {timedelta(seconds=horizon_s)}"
+    )
+    if not counts["late_labels"]:
+        return told
+    return f"{told}; {counts['late_labels']} labels came later than that and do not count: is the horizon too short?"
 
 
 @stage()

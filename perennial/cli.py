@@ -13,6 +13,7 @@ from perennial import alert_commands, contract_commands, dead_letter_commands, f
 from perennial.arguments import AsOf, PipelineName, moment
 from perennial.drift_commands import drift
 from perennial.errors import PerennialError, UnreachableError, UsageError
+from perennial.web_addresses import without_user
 from perennial.wording import counted
 
 if TYPE_CHECKING:
@@ -292,7 +293,7 @@ def traffic(
         raise UsageError(f"--day {day}: the history of {pipeline} has no event to score on that day; choose another")
     sender = Traffic(settings().scoring_url)
     sender.wanted.put((bodies, per_second))
-    print(f"{per_second:g} requests a second to {settings().scoring_url}. Ctrl-C stops them.")
+    print(f"{per_second:g} requests a second to {without_user(settings().scoring_url)}. Ctrl-C stops them.")
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: sender.stopped.set())
     sender.send(f"/v1/{pipeline}/score")

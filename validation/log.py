@@ -10,6 +10,7 @@ from datetime import datetime
 import polars as pl
 
 from features.lake import CREATED_TIMESTAMP, EVENT_TIMESTAMP, Lake
+from validation.record import append_again
 from validation.verdict import Verdict
 
 VERDICTS = "verdicts"
@@ -59,7 +60,7 @@ def record_verdicts(
     if report:
         kept = {**asdict(report), "moved": sorted(report.moved), "drawn": report.drawn.isoformat()}
     words = {STATUSES: json.dumps(statuses), REPORT: json.dumps(kept)}
-    lake.append(VERDICTS, pl.DataFrame(rows).with_columns(at), properties=words)
+    append_again(lake, VERDICTS, pl.DataFrame(rows).with_columns(at), properties=words)
 
 
 def last_statuses(lake: Lake) -> Mapping[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,16 +14,19 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from prefect.exceptions import CancelledRun
 
 from features.events import events_schema
 from features.labels import PREDICTIONS
 from features.lake import Lake
-from flows import monitor
+from flows import monitor, stage
+from flows.report import tell_labels
+from perennial.errors import StageError, StateError, UsageError
 from perennial.settings import Settings
 from perennial.template.events import SETTLED
 from perennial.template.pipeline import PIPELINE
 from rollout.ledger import Model
-from training.decision import RetrainDecision
+from training.decision import ChampionHistory, RetrainDecision
 from validation.calibration import Calibration
 from validation.drift import DriftVerdict, FeatureDrift
 from validation.log import KeptReport, last_statuses, record_verdicts
@@ -38,7 +42,7 @@ ROWS = 600
 @pytest.fixture
 def lake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lake:
     found = Lake(Settings(home=tmp_path), "shop")
-    context = SimpleNamespace(lake=found, spec=PIPELINE, settings=Settings(home=tmp_path))
+    context = SimpleNamespace(lake=found, spec=PIPELINE, settings=Settings(home=tmp_path), ledger=None)
     monkeypatch.setattr(monitor, "open_context", lambda _: context)
     monkeypatch.setattr(monitor, "read_bundle_file", lambda *_: json.dumps({"holdout": {"auc": 0.9}}))
     return found
@@ -197,10 +201,10 @@ def test_labels_that_came_too_late_do_not_judge_the_champion(lake: Lake) -> None
 
 def test_the_sentence_on_labels_tells_each_count_and_asks_only_when_labels_were_late() -> None:
     counts = {"labelled_rows": 700, "waiting_rows": 20, "expired_rows": 3, "late_labels": 0}
-    told = monitor.tell_labels(counts, 36 * 3_600)
+    told = tell_labels(counts, 36 * 3_600)
     assert all(part in told for part in ("700 ", "20 ", "3 ", "1 day, 12:00:00"))
     assert "horizon" not in told
-    assert "2 labels came later" in monitor.tell_labels({**counts, "late_labels": 2}, 60)
+    assert "2 labels came later" in tell_labels({**counts, "late_labels": 2}, 60)
 
 
 @pytest.mark.parametrize(
@@ -228,18 +232,133 @@ class Killed(BaseException):
     """What nothing catches, like a kill."""
 
 
+def given(monkeypatch: pytest.MonkeyPatch, **stages: Any) -> list[tuple[str, dict[str, Any]]]:
+    """Let the stages answer as told, everything else be fine; the answer fills with the events, and the alerts sent."""
+    told: list[tuple[str, dict[str, Any]]] = []
+
+    def answer(value: Any) -> Any:
+        async def stage(*_: Any) -> Any:
+            if isinstance(value, Exception):
+                raise value
+            return value
+
+        return stage
+
+    async def send(_: str, __: Any, findings: Any, *___: Any) -> Any:
+        told.append(("alerts", {finding.check: finding.headline for finding in findings}))
+        return SimpleNamespace(told="nothing was sent")
+
+    judged = SimpleNamespace(verdict=Verdict(Status.PASS, "fine"), valid=pl.DataFrame())
+    nothing = SimpleNamespace(verdict=Verdict(Status.PASS, "as good as ever"))
+    answers = {
+        "validate_window": judged,
+        "find_drift": SimpleNamespace(drift=DriftVerdict(Verdict(Status.FAIL, "psi 0.4"), ())),
+        "measure": monitor.Measured(nothing, monitor.Outcomes(pl.DataFrame(), 0, 0, 0, 0).counts),
+        "show_drift": None,
+        "document": None,
+        "record_metrics": (),
+        "publish": None,
+        "alert_targets": (),
+        **stages,
+    }
+    for name, value in answers.items():
+        monkeypatch.setattr(monitor, name, answer(value))
+    for module in (monitor, stage):
+        monkeypatch.setattr(module, "get_run_logger", lambda: logging.getLogger(__name__))
+    monkeypatch.setattr(monitor, "champion", lambda _: Model("1", "file:///1"))
+    monkeypatch.setattr(monitor, "announce", lambda event, _, payload: told.append((event, payload)))
+    monkeypatch.setattr(monitor, "send_alerts", send)
+    for name in ("find_news", "keep_verdicts", "decide_retrain"):
+        if name not in stages:
+            monkeypatch.setattr(monitor, name, getattr(monitor, name).fn)
+    return told
+
+
+@pytest.fixture
+def history(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A champion that may well be retrained."""
+    known = ChampionHistory(NOW - timedelta(days=5), None, 10**6, rollout_in_flight=False)
+    monkeypatch.setattr(monitor, "champion_history", lambda *_: known)
+
+
+CHECKS = {"validate_window": "data", "find_drift": "drift", "measure": "performance"}
+
+
+@pytest.mark.usefixtures("history")
+@pytest.mark.parametrize("broken", CHECKS)
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (StateError("a file of the lake cannot be read; restore it"), "a file of the lake cannot be read; restore it"),
+        (KeyError("price"), "it ended in KeyError: 'price'"),
+    ],
+)
+def test_a_check_that_cannot_run_is_told_with_what_the_others_found_and_the_run_fails(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch, broken: str, error: Exception, sentence: str
+) -> None:
+    bad = SimpleNamespace(verdict=Verdict(Status.FAIL, "900 of 1000 rows fail"), valid=pl.DataFrame())
+    told = given(monkeypatch, **{"validate_window": bad, broken: error})
+    with pytest.raises(StageError, match=re.escape(f"{CHECKS[broken]} ({sentence})")):
+        run(monitor.monitor, "shop", NOW)
+    events = [name for name, _ in told]
+    # The other checks found bad data and drift; performance was fine.
+    fail = {"data": "FAIL", "drift": "FAIL", "performance": "PASS", CHECKS[broken]: "ERROR"}
+    assert last_statuses(lake) == fail
+    assert events == [*(monitor.EVENTS[check] for check, status in fail.items() if status != "PASS"), "alerts"]
+    assert told[-1][1][CHECKS[broken]] == f"the check could not run: {sentence}"
+    assert told[-1][1].keys() == {check for check, status in fail.items() if status != "PASS"}
+
+
+@pytest.mark.usefixtures("history")
+@pytest.mark.parametrize("broken", ["find_drift", "measure"])
+@pytest.mark.parametrize("other", [Status.PASS, Status.FAIL])
+def test_a_retrain_is_asked_for_by_the_check_that_ran_and_not_by_the_one_that_could_not(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch, broken: str, other: Status
+) -> None:
+    found = Verdict(other, "so it is")
+    none = monitor.Outcomes(pl.DataFrame(), 0, 0, 0, 0).counts
+    checks = {
+        "find_drift": SimpleNamespace(drift=DriftVerdict(found, ())),
+        "measure": monitor.Measured(SimpleNamespace(verdict=found), none),
+        broken: StateError("the file is damaged"),
+    }
+    told = given(monkeypatch, **checks)
+    with pytest.raises(StageError):
+        run(monitor.monitor, "shop", NOW)
+    assert ("perennial.retrain.needed" in [name for name, _ in told]) is (other is Status.FAIL)
+
+
+def test_where_labels_cannot_be_read_people_are_told_and_nothing_is_retrained(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    damaged = StateError("the labels cannot be read")
+    told = given(monkeypatch, measure=damaged, decide_retrain=damaged)
+    with pytest.raises(StageError, match="whether one pays could not be decided"):
+        run(monitor.monitor, "shop", NOW)
+    assert [name for name, _ in told] == ["perennial.drift.detected", "perennial.performance.degraded", "alerts"]
+    assert last_statuses(lake) == {"data": "PASS", "drift": "FAIL", "performance": "ERROR"}
+
+
+def test_a_run_that_is_cancelled_within_a_check_ends_there(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = given(monkeypatch, find_drift=CancelledRun("by a person"))
+    with pytest.raises(CancelledRun):
+        run(monitor.monitor, "shop", NOW)
+    assert told == []
+    assert last_statuses(lake) == {}
+
+
+def test_without_a_champion_there_is_nothing_to_monitor(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    given(monkeypatch)
+    monkeypatch.setattr(monitor, "champion", lambda _: None)
+    with pytest.raises(UsageError, match="no champion"):
+        run(monitor.monitor, "shop", NOW)
+
+
 @pytest.mark.parametrize("killed_at", ["perennial.drift.detected", "perennial.retrain.needed", "alerts"])
 def test_a_run_killed_while_it_tells_leaves_the_news_for_the_next(
     lake: Lake, monkeypatch: pytest.MonkeyPatch, killed_at: str
 ) -> None:
-    found = {"drift": Verdict(Status.FAIL, "psi 0.4")}
     told: list[str] = []
-
-    def answer(value: Any) -> Any:
-        async def stage(*_: Any) -> Any:
-            return value
-
-        return stage
 
     def announce(event: str, *_: Any) -> None:
         if event == killed_at and not told.count("killed"):
@@ -251,25 +370,9 @@ def test_a_run_killed_while_it_tells_leaves_the_news_for_the_next(
         announce("alerts")
         return SimpleNamespace(told="nothing was sent")
 
-    decision = RetrainDecision(True, "retrain: drift", ("drift",), 0.0, 1.0, 9, True)
-    judged = SimpleNamespace(verdict=Verdict(Status.PASS, "fine"), valid=pl.DataFrame())
-    for name, value in {
-        "champion": lambda _: Model("1", "file:///1"),
-        "get_run_logger": lambda: logging.getLogger(__name__),
-        "validate_window": answer(judged),
-        "find_drift": answer(SimpleNamespace(drift=DriftVerdict(found["drift"], ()))),
-        "show_drift": answer(None),
-        "record_metrics": answer(()),
-        "alert_targets": answer(()),
-        "send_alerts": send,
-        "measure": answer(monitor.Measured(judged, monitor.Outcomes(pl.DataFrame(), 0, 0, 0, 0).counts)),
-        "decide_retrain": answer(decision),
-        "find_news": monitor.find_news.fn,
-        "keep_verdicts": monitor.keep_verdicts.fn,
-        "publish": answer(None),
-        "announce": announce,
-    }.items():
-        monkeypatch.setattr(monitor, name, value)
+    given(monkeypatch, decide_retrain=RetrainDecision(True, "retrain: drift", ("drift",), 0.0, 1.0, 9, True))
+    monkeypatch.setattr(monitor, "announce", announce)
+    monkeypatch.setattr(monitor, "send_alerts", send)
     with pytest.raises(Killed):
         run(monitor.monitor, "shop", NOW)
     assert last_statuses(lake) == {}
@@ -277,6 +380,29 @@ def test_a_run_killed_while_it_tells_leaves_the_news_for_the_next(
     assert told[-3:] == ["perennial.drift.detected", "perennial.retrain.needed", "alerts"]
     assert last_statuses(lake)["drift"] == "FAIL"
     assert run(monitor.monitor, "shop", NOW + timedelta(hours=2)).alerts == ()
+
+
+def test_what_could_not_be_checked_is_shown_with_what_could(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[str] = []
+
+    async def show(markdown: str, **_: Any) -> None:
+        shown.append(markdown)
+
+    monkeypatch.setattr(monitor, "acreate_markdown_artifact", show)
+    monkeypatch.setattr(monitor, "get_run_logger", lambda: logging.getLogger(__name__))
+    verdicts = {"data": Verdict(Status.FAIL, "900 rows fail"), "drift": Verdict(Status.ERROR, "no reference")}
+    decision = RetrainDecision(False, "no retrain: cooldown", (), 0.0, 1.0, 9, True)
+    asyncio.run(monitor.publish("shop", verdicts, None, None, decision, {"data": "http://mlflow/docs"}))
+    assert shown[0].splitlines() == [
+        "# shop",
+        "",
+        "- **data: FAIL**. 900 rows fail ([look](http://mlflow/docs))",
+        "- **drift: ERROR**. no reference",
+        "",
+        "**Decision.** no retrain: cooldown",
+        "",
+        "**Labels.** They could not be counted.",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -21,6 +23,22 @@ def lake(tmp_path: Path) -> Lake:
 
 def test_nothing_was_found_before_the_first_run(lake: Lake) -> None:
     assert last_statuses(lake) == {}
+
+
+def test_two_that_monitor_at_once_both_keep_what_they_found(tmp_path: Path, lake: Lake) -> None:
+    record_verdicts(lake, {"data": Verdict(Status.PASS, "before")}, NOW, NOW)
+    rounds, barrier = 4, threading.Barrier(2)
+
+    def work(name: str) -> None:
+        own = Lake(Settings(home=tmp_path), "shop")
+        for _ in range(rounds):
+            barrier.wait(20)
+            record_verdicts(own, {"data": Verdict(Status.PASS, name)}, NOW, NOW)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(work, ["one", "other"]))
+    kept = lake.read(VERDICTS).group_by("reason").len().sort("reason")
+    assert kept.rows() == [("before", 1), ("one", rounds), ("other", rounds)]
 
 
 def test_the_newest_run_counts_and_every_run_is_kept(lake: Lake) -> None:
