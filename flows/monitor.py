@@ -29,7 +29,7 @@ from serving.batch import MODEL_VERSION, SCORE
 from serving.predictor import BUNDLE_FILE, read_bundle_file
 from training.decision import RetrainDecision, decide, undecided
 from training.history import champion_history
-from validation.alerts import Finding, findings_of
+from validation.alerts import Finding, findings_of, unjudged
 from validation.calibration import Calibration
 from validation.drift import DriftVerdict
 from validation.estimate import (
@@ -39,7 +39,7 @@ from validation.estimate import (
     estimate_performance,
     with_estimate,
 )
-from validation.log import KeptReport, last_report, last_statuses, record_verdicts
+from validation.log import KeptReport, last_report, last_statuses, record_verdicts, unjudged_since
 from validation.performance import PerformanceVerdict, measure_performance
 from validation.performance_table import performance_markdown
 from validation.report import MAX_ROWS, drift_table, drift_table_markdown, escaped
@@ -146,6 +146,17 @@ def find_news(pipeline: str, verdicts: dict[str, Verdict]) -> tuple[str, ...]:
 
 
 @stage()
+def find_silent(pipeline: str, verdicts: dict[str, Verdict], as_of: datetime) -> tuple[Finding, ...]:
+    """Checks that have had too little to go on for longer than their windows are."""
+    context = open_context(pipeline)
+    spec = context.spec
+    windows_s = dict.fromkeys(("data", "drift"), spec.drift.watched_s)
+    windows_s["performance"] = spec.performance.window_s + spec.label.horizon_s
+    patience = {check: timedelta(seconds=seconds) for check, seconds in windows_s.items()}
+    return unjudged(verdicts, unjudged_since(context.lake), patience, as_of)
+
+
+@stage()
 def keep_verdicts(pipeline: str, verdicts: dict[str, Verdict], report: KeptReport | None, as_of: datetime) -> None:
     """Keep what was found; from then on it is no news."""
     record_verdicts(open_context(pipeline).lake, verdicts, as_of, moment(None), report)
@@ -206,7 +217,8 @@ async def monitor(pipeline: str = "flights", as_of: datetime | None = None) -> M
     if decision.retrain:
         announce("perennial.retrain.needed", pipeline, {"as_of": now.isoformat(), "reason": decision.reason})
     known = {name: link for name, link in links.items() if link}
-    findings = findings_of(verdicts, drift, began(drift), known)
+    silent = await attempt("looking for checks that stay silent", find_silent(pipeline, verdicts, now))
+    findings = (*findings_of(verdicts, drift, began(drift), known), *(silent or ()))
     told = await attempt("telling people", tell(pipeline, findings, verdicts, decision.summary, now))
     # Last: killed before, the next run finds the same news once more. An alert may come twice, but is never left out.
     await keep_verdicts(pipeline, verdicts, report, now)

@@ -136,6 +136,26 @@ def findings_of(
     return tuple(found)
 
 
+def unjudged(
+    verdicts: Mapping[str, Verdict], since: Mapping[str, datetime], patience: Mapping[str, timedelta], as_of: datetime
+) -> tuple[Finding, ...]:
+    """Checks that have had too little to go on for too long: a stream that ended, labels that stay away.
+
+    Args:
+        verdicts: of this run, by check.
+        since: from when on a check has been neither PASS nor FAIL.
+        patience: how long that is nothing odd, such as until a new pipeline's first window is full; other checks have none.
+        as_of: the moment (UTC).
+    """
+    found = []
+    for check, verdict in verdicts.items():
+        silent = verdict.status is Status.INCONCLUSIVE and check in since and check in patience
+        if silent and as_of - since[check] > patience[check]:
+            headline = f"{check} has not been judged since {since[check]:%Y-%m-%d %H:%M} UTC: {verdict.reason}"
+            found.append(Finding(check, Severity.WARNING, headline, since=since[check]))
+    return tuple(found)
+
+
 def due(
     pipeline: str,
     findings: Iterable[Finding],

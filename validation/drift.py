@@ -15,7 +15,7 @@ import numpy as np
 
 from perennial.errors import UsageError
 from pipelines.spec import DriftPolicy
-from validation.moves import Move, judge_moves, since_when
+from validation.moves import Move, gone_since, judge_moves, since_when
 from validation.profile import SCORE, ReferenceProfile
 from validation.verdict import Status, Verdict
 from validation.windows import Comparison, Window, lay_out
@@ -154,7 +154,8 @@ def _judge(
     rates = [float(bins.void_counts(c) / c.sum()) if c.sum() else float("nan") for c in (was, now)]
     level = max(move.level for move in moves)
     matters = share is None or share >= least_share
-    watched = False
+    watched, least = False, policy.min_rows // ROWS_PER_VALUE
+    gone = gone_since(reference, comparison, position, least)
     if not now.sum() or not was.sum():
         status, reason = Status.INCONCLUSIVE, "there are no rows"
     elif rates == [1.0, 1.0]:
@@ -169,9 +170,14 @@ def _judge(
     elif rates[1] == 1.0:
         status = Status.FAIL
         reason = f"the column is entirely missing ({_void(now)}); in the reference {rates[0]:.1%} of rows were"
+    elif gone:
+        status = Status.FAIL
+        reason = (
+            f"no row has had a value since {gone:%Y-%m-%d %H:%M} UTC; in the reference {rates[0]:.1%} of rows had none"
+        )
     else:
         blind = matters and level < 2 and any(move.blind for move in moves)
-        few, least = min(int(c.sum() - bins.void_counts(c)) for c in (was, now)), policy.min_rows // ROWS_PER_VALUE
+        few = min(int(c.sum() - bins.void_counts(c)) for c in (was, now))
         scarce = matters and level < 2 and few < least
         status = Status.FAIL if level == 2 and matters else Status.INCONCLUSIVE if blind or scarce else Status.PASS
         watched = level > 0 and status is Status.PASS
@@ -187,7 +193,9 @@ def _judge(
                 if share
                 else "; the model does not use it"
             )
-    since = since_when(reference, comparison, position) if watched or status is Status.FAIL else None
+    since = gone
+    if not gone and (watched or status is Status.FAIL):
+        since = since_when(reference, comparison, position)
     return FeatureDrift(
         feature, moves[0].size, rates[0], rates[1], status, reason, watched, share, moves, since, matters
     )

@@ -268,7 +268,7 @@ def given(monkeypatch: pytest.MonkeyPatch, **stages: Any) -> list[tuple[str, dic
     monkeypatch.setattr(monitor, "champion", lambda _: Model("1", "file:///1"))
     monkeypatch.setattr(monitor, "announce", lambda event, _, payload: told.append((event, payload)))
     monkeypatch.setattr(monitor, "send_alerts", send)
-    for name in ("find_news", "keep_verdicts", "decide_retrain"):
+    for name in ("find_news", "find_silent", "keep_verdicts", "decide_retrain"):
         if name not in stages:
             monkeypatch.setattr(monitor, name, getattr(monitor, name).fn)
     return told
@@ -307,6 +307,20 @@ def test_a_check_that_cannot_run_is_told_with_what_the_others_found_and_the_run_
     assert events == [*(monitor.EVENTS[check] for check, status in fail.items() if status != "PASS"), "alerts"]
     assert told[-1][1][CHECKS[broken]] == f"the check could not run: {sentence}"
     assert told[-1][1].keys() == {check for check, status in fail.items() if status != "PASS"}
+
+
+@pytest.mark.usefixtures("history")
+def test_a_check_that_stays_silent_for_longer_than_its_windows_is_told(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nothing = Verdict(Status.INCONCLUSIVE, "no rows")
+    told = given(monkeypatch, find_drift=SimpleNamespace(drift=DriftVerdict(nothing, ())))
+    windows = timedelta(seconds=PIPELINE.drift.watched_s)
+    for at in (NOW, NOW + windows, NOW + windows + timedelta(hours=1)):
+        run(monitor.monitor, "shop", at)
+    *before, last = [alerts for what, alerts in told if what == "alerts"]
+    assert before == [{}, {}]
+    assert last == {"drift": f"drift has not been judged since {NOW:%Y-%m-%d %H:%M} UTC: no rows"}
 
 
 @pytest.mark.usefixtures("history")

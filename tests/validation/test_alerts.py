@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given
 
 from pipelines.spec import AlertPolicy
-from validation.alerts import Alert, Finding, Kind, Moved, Severity, Told, due, findings_of, told_by
+from validation.alerts import Alert, Finding, Kind, Moved, Severity, Told, due, findings_of, told_by, unjudged
 from validation.drift import DriftVerdict, FeatureDrift
 from validation.verdict import Status, Verdict
 
@@ -275,6 +275,17 @@ def test_findings_are_the_checks_that_fail_or_could_not_run() -> None:
     )
     assert drifted.moved == (Moved("b", "PSI of b"), Moved("a", "PSI of a"))
     assert (old.check, old.severity, old.headline) == ("freshness", Severity.WARNING, "old")
+
+
+def test_a_check_without_a_verdict_for_longer_than_its_patience_is_a_finding() -> None:
+    verdicts = {name: Verdict(Status.INCONCLUSIVE, "no rows") for name in ("data", "drift", "labels")}
+    verdicts["performance"] = Verdict(Status.PASS, "fine")
+    patience = dict.fromkeys(("data", "drift", "performance"), 6 * HOUR)
+    since = {"data": T0 + HOUR, "drift": T0, "labels": T0, "performance": T0}
+    assert unjudged(verdicts, since, patience, T0 + 6 * HOUR) == ()
+    (drift_,) = unjudged(verdicts, since, patience, T0 + 7 * HOUR)
+    assert (drift_.check, drift_.severity, drift_.since) == ("drift", Severity.WARNING, T0)
+    assert drift_.headline == f"drift has not been judged since {T0:%Y-%m-%d %H:%M} UTC: no rows"
 
 
 def test_bad_data_and_bad_answers_are_critical() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from features.lake import Lake
 from perennial.settings import Settings
-from validation.log import VERDICTS, last_statuses, record_verdicts
+from validation.log import VERDICTS, last_statuses, record_verdicts, unjudged_since
 from validation.verdict import Status, Verdict
 
 NOW = datetime(2026, 1, 8, tzinfo=UTC)
@@ -50,3 +50,13 @@ def test_the_newest_run_counts_and_every_run_is_kept(lake: Lake) -> None:
     assert kept["status"].to_list() == ["PASS", "PASS", "PASS", "FAIL"]
     assert kept["reason"].to_list()[-1] == "price moved"
     assert json.loads(kept["measurements"].to_list()[-1]) == {"psi": 0.31}
+
+
+def test_since_when_a_check_has_not_been_judged_is_known_until_it_is_judged(lake: Lake) -> None:
+    statuses = [Status.PASS, Status.INCONCLUSIVE, Status.ERROR, Status.INCONCLUSIVE, Status.FAIL, Status.INCONCLUSIVE]
+    since = []
+    for day, status in enumerate(statuses):
+        at = NOW + timedelta(days=day)
+        record_verdicts(lake, {"drift": Verdict(status, "so it is"), "data": Verdict(Status.PASS, "fine")}, at, at)
+        since.append({check: (moment - NOW).days for check, moment in unjudged_since(lake).items()})
+    assert since == [{}, {"drift": 1}, {"drift": 1}, {"drift": 1}, {}, {"drift": 5}]
