@@ -224,7 +224,7 @@ async def monitor(pipeline: str = "flights", as_of: datetime | None = None) -> M
     await keep_verdicts(pipeline, verdicts, report, now)
     if batch is None or check is None or measured is None or decided is None:
         raise StageError(what_failed(verdicts, decision))
-    sent = told.told if told else "they could not be sent"
+    sent = "; ".join((told.told, *told.warnings)) if told else "they could not be sent"
     return MonitorSummary(verdicts, decision, news, measured.labels, report.link if report else None, sent)
 
 

@@ -246,7 +246,7 @@ def given(monkeypatch: pytest.MonkeyPatch, **stages: Any) -> list[tuple[str, dic
 
     async def send(_: str, __: Any, findings: Any, *___: Any) -> Any:
         told.append(("alerts", {finding.check: finding.headline for finding in findings}))
-        return SimpleNamespace(told="nothing was sent")
+        return SimpleNamespace(told="nothing was sent", warnings=())
 
     judged = SimpleNamespace(verdict=Verdict(Status.PASS, "fine"), valid=pl.DataFrame())
     nothing = SimpleNamespace(verdict=Verdict(Status.PASS, "as good as ever"))
@@ -382,7 +382,7 @@ def test_a_run_killed_while_it_tells_leaves_the_news_for_the_next(
 
     async def send(*_: Any) -> Any:
         announce("alerts")
-        return SimpleNamespace(told="nothing was sent")
+        return SimpleNamespace(told="nothing was sent", warnings=())
 
     given(monkeypatch, decide_retrain=RetrainDecision(True, "retrain: drift", ("drift",), 0.0, 1.0, 9, True))
     monkeypatch.setattr(monitor, "announce", announce)
