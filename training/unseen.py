@@ -19,13 +19,12 @@ from features.store import ENTITY_KEY
 from pipelines.spec import DriftPolicy, ModelSpec
 from training.dataset import TrainingSet
 from training.fit import Candidate, fit
-from training.gate import evaluate
 from validation.profile import SCORE, build_reference, profile
 from validation.psi import psi
 
 FOLDS = 4
-NO_BETTER = 0.01
-"""A model whose AUC is no more than this higher on rows it has learned from has not learned them by heart."""
+ALIKE_PSI = 0.1
+"""Scores of known and of new rows that are nearer than this make nobody look (`DriftPolicy.warn_at`): further fits do not pay."""
 
 
 def unseen_scores(
@@ -36,8 +35,8 @@ def unseen_scores(
     Rows that it did not learn from are scored by the candidate. Those that it did are parted by days into `FOLDS` stretches,
     each of which is scored by a model fitted on everything else (cross-fitting). But those models are others, whose scores
     may step otherwise. So of the two the scores are taken that are nearer to the candidate's on the holdout, which are
-    known to be of new rows. Where the candidate is as good there as on what it learned from, as large data make it, its own
-    will do without further fits.
+    known to be of new rows. Where the candidate's own are near them already, as large data make them, they do without
+    further fits.
 
     Args:
         candidate: the model.
@@ -57,11 +56,8 @@ def unseen_scores(
     numbered = rows.select(which).with_row_index("row")
     seen = numbered.join(training_set.train.select(which).unique(), on=which, how="semi").sort("row")
     place = seen.get_column("row").to_numpy()
-    holdout = training_set.holdout
-    known = candidate.predict(holdout)
-    on_seen = evaluate(scores[place], rows[place].get_column(LABEL).to_numpy())
-    on_new = evaluate(known, holdout.get_column(LABEL).to_numpy())
-    if on_seen["auc"] - on_new["auc"] <= NO_BETTER:  # not where one of them is not known
+    known = candidate.predict(training_set.holdout)
+    if _apart(scores[place], known) < ALIKE_PSI:  # not where one of them has no rows
         return scores
     days = seen.get_column(EVENT_TIMESTAMP).dt.date()
     for number, stretch in enumerate(np.array_split(days.unique().sort(), FOLDS)):

@@ -46,7 +46,7 @@ def test_scores_of_a_model_that_learned_its_rows_by_heart_become_those_of_new_ro
     assert distance(found, new) < 0.08
 
 
-def test_other_models_steps_are_not_taken_for_the_candidates(
+def test_a_models_few_steps_are_not_replaced_by_those_of_others(
     tmp_path: Path, make_training_set: Callable[..., TrainingSet]
 ) -> None:
     """Few distinct scores: those of a model fitted on other rows are other ones, and would look like drift."""
@@ -55,7 +55,7 @@ def test_other_models_steps_are_not_taken_for_the_candidates(
     assert len(np.unique(candidate.predict(known.train))) < 60
     found = unseen_scores(candidate, known, known.train, COARSE, tmp_path)
     assert (found == candidate.predict(known.train)).all()
-    assert len(list(tmp_path.rglob(CHECKPOINT_FILE))) == FOLDS, "they were asked"
+    assert not list(tmp_path.rglob(CHECKPOINT_FILE))
 
 
 def test_rows_that_were_not_learned_from_keep_the_candidates_score_in_whatever_order(
@@ -79,11 +79,11 @@ def test_rows_that_were_not_learned_from_keep_the_candidates_score_in_whatever_o
     assert both["found"].to_list() == pytest.approx(both["again"].to_list())
 
 
-def test_a_model_that_is_as_good_on_new_rows_needs_no_further_fits(
+def test_a_model_whose_scores_of_new_rows_are_alike_needs_no_further_fits(
     tmp_path: Path, make_training_set: Callable[..., TrainingSet]
 ) -> None:
-    known = spread(make_training_set(3_000), 3_000, 20)
-    # The holdout is what it has learned from once more: exactly as good.
+    known = spread(make_training_set(800), 800, 20)
+    # The holdout is what it has learned from once more: exactly alike.
     same = replace(known, holdout=known.train.with_columns(pl.col("event_timestamp") + timedelta(days=40)))
     eager = fit(known, EAGER, 7, None)
     assert (unseen_scores(eager, same, same.train, EAGER, tmp_path / "same") == eager.predict(same.train)).all()
