@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from judged_shop import aside, score, score_together, score_until, scored, visit
 
@@ -44,9 +44,7 @@ def kill_at(step: str, home: Path, processes: Any, told: Path) -> None:
 
 
 def children() -> set[int]:
-    """Processes that this one started and that are still there."""
-    threads = Path(f"/proc/{os.getpid()}/task").iterdir()
-    return {int(pid) for thread in threads for pid in (thread / "children").read_text().split()}
+    return {child.pid for child in psutil.Process().children()}
 
 
 def test_a_stage_that_was_left_to_prefect_is_refused_instead_of_starting_a_server(home: Path) -> None:
@@ -57,7 +55,7 @@ def test_a_stage_that_was_left_to_prefect_is_refused_instead_of_starting_a_serve
         score(home, 2, find_unscored=flow.find_unscored)
     score(home, 2, lasting=alert.lasting)
     assert scored(home) == ["ann"]
-    assert children() == before
+    assert children() <= before
 
 
 @pytest.mark.parametrize("step", ["before quarantine", "after quarantine", "before predictions", "after predictions"])
