@@ -40,6 +40,7 @@ from validation.estimate import (
     with_estimate,
 )
 from validation.log import KeptReport, last_report, last_statuses, record_verdicts, unjudged_since
+from validation.metrics import DayScatter
 from validation.performance import PerformanceVerdict, measure_performance
 from validation.performance_table import performance_markdown
 from validation.report import MAX_ROWS, drift_table, drift_table_markdown, escaped
@@ -118,7 +119,8 @@ def measure(pipeline: str, as_of: datetime, model: Model) -> Measured:
         found = Outcomes(nothing, labelled_rows=0, waiting_rows=0, expired_rows=0, late_labels=0)
     # Part of the window may have been scored by an earlier champion, which this one's AUC at its gate does not describe.
     own = found.frame.filter(pl.col(MODEL_VERSION) == model.version)
-    performance = measure_performance(own, expected, policy, slices)
+    scatter = DayScatter(**at_gate["auc_day_scatter"]) if at_gate.get("auc_day_scatter") else None
+    performance = measure_performance(own, expected, policy, slices, scatter)
     calibration = Calibration.from_dict(described) if described else None
     may_come = pl.col(EVENT_TIMESTAMP) + timedelta(seconds=context.spec.label.horizon_s) >= as_of
     estimate = estimate_performance(own.filter(pl.col(LABEL).is_null() & may_come), calibration, expected, policy)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -32,7 +32,7 @@ from training.importance import importance
 from training.registry import ModelVersion
 from training.unseen import unseen_scores
 from validation.calibration import calibrate
-from validation.metrics import days_of
+from validation.metrics import auc_scatter, days_of
 from validation.profile import build_reference
 from validation.reference_sample import REFERENCE_SAMPLE_FILE, write_reference_sample
 from validation.slices import freeze_slices
@@ -124,12 +124,14 @@ def write_bundle(pipeline: str, training_set: TrainingSet, candidate: Candidate)
     days = days_of(held.get_column(EVENT_TIMESTAMP))
     dividing = [f for f in spec.features if f.name in spec.performance.slices]
     slices = freeze_slices(held, scores, labels, days, dividing)
+    scatter = auc_scatter(scores, labels, days)
     calibration = calibrate(scores, labels, days)
     kept = [*(f.name for f in spec.features), SCORE]
     sample = write_reference_sample(scored, kept, candidate.seed)
     metadata = {
         "holdout": {
             **{k: v for k, v in evaluate(scores, labels).items() if math.isfinite(v)},
+            "auc_day_scatter": asdict(scatter) if scatter else None,
             "slices": [s.as_dict() for s in slices],
         },
         "calibration": calibration.as_dict() if calibration else None,

@@ -192,22 +192,27 @@ def run_rollout(
 
 
 def was_rolled_back(history: Sequence[Entry], model: Model) -> bool:
-    """Whether that version was last taken out of service by a rollback, and did not come back since.
+    """Whether that version was last taken out of service by a rollback, and did not come back since."""
+    return rolled_back_by(history, model.version) is not None
+
+
+def rolled_back_by(history: Sequence[Entry], version: str) -> Entry | None:
+    """The rollback that last took that version out of service; None if it serves, or did not leave by one.
 
     Args:
         history: a pipeline's entries, oldest first.
-        model: the version in question; where its bundle lies does not matter.
+        version: the version in question; where its bundle lies does not matter.
     """
     for before, after in zip(reversed(history[:-1]), reversed(history[1:]), strict=True):
-        if _takes_part(after, model):
-            return False
-        if _takes_part(before, model):
-            return after.action == "rollback"
-    return False
+        if _takes_part(after, version):
+            return None
+        if _takes_part(before, version):
+            return after if after.action == "rollback" else None
+    return None
 
 
-def _takes_part(entry: Entry, model: Model) -> bool:
-    return any(m is not None and m.version == model.version for m in (entry.champion, entry.challenger))
+def _takes_part(entry: Entry, version: str) -> bool:
+    return any(m is not None and m.version == version for m in (entry.champion, entry.challenger))
 
 
 def _unwatched(ledger: Ledger, state: Entry, policy: RolloutPolicy, now: datetime) -> bool:

@@ -27,6 +27,8 @@ class ChampionHistory:
         rollout_in_flight: whether a challenger is taking over right now.
         last_unended: as_of of the newest retrain that began and did not end: it still runs, failed or was killed; None =
             there is none.
+        candidate: what became of the last attempt's candidate where it does not serve, as a clause with what a person can do
+            about it; empty where it does.
     """
 
     trained_as_of: datetime | None
@@ -34,6 +36,7 @@ class ChampionHistory:
     new_labels: int
     rollout_in_flight: bool
     last_unended: datetime | None = None
+    candidate: str = ""
 
 
 @dataclass(frozen=True)
@@ -148,7 +151,8 @@ def hindrance(history: ChampionHistory, policy: RetrainPolicy, as_of: datetime) 
     if history.last_attempt is not None:
         since_s = (as_of - history.last_attempt).total_seconds()
         if since_s < policy.cooldown_s:
-            return f"the last attempt was {_days(since_s)} ago, cooldown {_days(policy.cooldown_s)}"
+            told = f"the last attempt was {_days(since_s)} ago, cooldown {_days(policy.cooldown_s)}"
+            return f"{told}; {history.candidate}" if history.candidate else told
     if history.new_labels < policy.min_new_labels:
         return f"{history.new_labels} new labels are fewer than {policy.min_new_labels}"
     return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 
@@ -11,7 +12,8 @@ import polars as pl
 
 from features.lake import CREATED_TIMESTAMP, Lake
 from pipelines.spec import PipelineSpec
-from rollout.ledger import Ledger
+from rollout.controller import rolled_back_by
+from rollout.ledger import Entry, Ledger
 from serving.predictor import BUNDLE_FILE, read_bundle_file
 from training.decision import ChampionHistory
 
@@ -78,7 +80,8 @@ def champion_history(lake: Lake, ledger: Ledger, spec: PipelineSpec, as_of: date
     label_table = spec.event(spec.label.topic).table
     new = lake.count(label_table, trained, as_of)
     attempts = [r for r in _all(lake) if r.as_of <= as_of]
-    ended = {r.as_of for r in attempts if r.decision != BEGUN}
+    finished = [r for r in attempts if r.decision != BEGUN]
+    ended = {r.as_of for r in finished}
     # A retrain of this very moment that did not end is the one that asks, run anew: it goes on.
     unended = {r.as_of for r in attempts} - ended - {as_of}
     return ChampionHistory(
@@ -87,6 +90,22 @@ def champion_history(lake: Lake, ledger: Ledger, spec: PipelineSpec, as_of: date
         new_labels=new,
         rollout_in_flight=bool(state and state.challenger),
         last_unended=max(unended, default=None),
+        candidate=_candidate(finished[-1], ledger.history(spec.name), spec.name) if finished else "",
+    )
+
+
+def _candidate(last: Retrain, traffic: Sequence[Entry], pipeline: str) -> str:
+    """What became of a retrain's candidate that does not serve, as a clause."""
+    if last.decision == "rejected":
+        return f"version {last.version}, which it made, was rejected by its gate ({last.gate_reason})"
+    mend = f"`perennial release {pipeline} --version {last.version}` puts it behind the canary"
+    if last.decision == "held":
+        return f"version {last.version}, which it made, is held by its gate ({last.gate_reason}); {mend}"
+    rollback = rolled_back_by(traffic, last.version)
+    if rollback is None:
+        return ""
+    return (
+        f"version {last.version}, which it made, passed its gate and was rolled back ({rollback.reason}); {mend} again"
     )
 
 

@@ -20,7 +20,7 @@ Days = NDArray[np.int64]
 
 CONFIDENCE = 0.95
 MIN_DAYS = 5
-"""With fewer days the scatter between days is too uncertain to use, and rows are taken as independent."""
+"""With fewer days their own scatter is too uncertain to use: intervals then know the chance of the rows only."""
 MIN_CLASS_ROWS = 10
 """Fewer rows of one class leave the variance of the AUC to chance, and with it the interval that decides."""
 METRICS = {"auc": "AUC", "log_loss": "log loss", "brier": "Brier score", "positive_rate": "positive rate"}
@@ -45,6 +45,23 @@ class Interval:
     high: float = NAN
     error: float = NAN
     freedom: float = math.inf
+
+
+@dataclass(frozen=True)
+class DayScatter:
+    """How far the AUC of one day is off by what all rows of that day share, learned on days enough.
+
+    Attributes:
+        error: standard deviation between days, beyond what the chance of the rows explains.
+        freedom: degrees of freedom it was learned with.
+    """
+
+    error: float
+    freedom: float
+
+    def widen(self, found: Interval, days: int) -> Interval:
+        """The interval of an AUC measured on so few days that they cannot tell their own scatter."""
+        return interval(found.value, math.hypot(found.error, self.error / math.sqrt(days)), self.freedom)
 
 
 def days_of(times: pl.Series) -> Days:
@@ -117,6 +134,26 @@ def auc(score: Floats, label: Bools, days: Days | None = None) -> Interval:
     influence[label] = (beats - area) / m
     influence[~label] = (beaten - area) / n
     return _of_days(area, influence, days)
+
+
+def auc_scatter(score: Floats, label: Bools, days: Days) -> DayScatter | None:
+    """How much days differ in the AUC, for windows that hold too few of them to tell.
+
+    The variance of `auc` with days is that of its rows and, divided by the days, that between days.
+
+    Args:
+        score: any finite numbers, shape (n,).
+        label: the truth, shape (n,).
+        days: the day of each row as a number, shape (n,).
+
+    Returns:
+        None with fewer than `MIN_DAYS` days, or fewer than two rows of a class.
+    """
+    whole, rows = auc(score, label, days), auc(score, label)
+    if not clustered(days) or not math.isfinite(whole.error):
+        return None
+    between = np.unique(days).size * (whole.error**2 - rows.error**2)
+    return DayScatter(math.sqrt(max(between, 0.0)), whole.freedom)
 
 
 def mean(values: Floats, days: Days | None = None, highest: float = 1.0) -> Interval:

@@ -17,6 +17,7 @@ from validation.metrics import (
     MIN_DAYS,
     NAN,
     Bools,
+    DayScatter,
     Floats,
     Interval,
     are_probabilities,
@@ -50,7 +51,8 @@ class PerformanceVerdict:
         unscored_rows: rows without a finite score, left out.
         positive_rate: share of labelled rows that are true.
         intervals: each of `METRICS` with its 95 % interval and standard error.
-        days: UTC days of the labelled rows; from `MIN_DAYS` on, intervals come from the scatter between days.
+        days: UTC days of the labelled rows; from `MIN_DAYS` on, intervals come from the scatter between them, and with fewer
+            that of the AUC from the scatter between days at the gate.
         slices: how good it was on each part of the traffic that the policy names; a bad one does not make the whole FAIL.
         first_event: earliest event of the labelled rows.
         last_event: latest event of the labelled rows.
@@ -79,6 +81,7 @@ def measure_performance(
     expected_auc: float | None,
     policy: PerformancePolicy,
     references: Sequence[SliceReference] = (),
+    scatter: DayScatter | None = None,
 ) -> PerformanceVerdict:
     """Judge the live model on predictions whose label has come.
 
@@ -88,10 +91,12 @@ def measure_performance(
         expected_auc: the champion's AUC at its gate; None when it is not known.
         policy: the drop that is too much, and the least labelled rows that can be judged.
         references: how the rows are divided into slices, and the champion's AUC of each at its gate.
+        scatter: how much days differed at the gate; None when it is not known, and then fewer than `MIN_DAYS` days prove
+            nothing.
 
     Returns:
         FAIL when even the upper end of the AUC's interval is more than `max_auc_drop` below what is expected;
-        INCONCLUSIVE for too few labels, (nearly) one class only, more than `MAX_UNSCORED_SHARE` of the labelled rows
+        INCONCLUSIVE for too few labels or days, (nearly) one class only, more than `MAX_UNSCORED_SHARE` of the labelled rows
         without a finite score, nothing to expect, or an AUC below that line whose interval still reaches above it; ERROR
         for scores that are no probabilities, or a column that is missing or has another type; PASS otherwise. Slices that
         FAIL are named in the reason, whatever the status.
@@ -111,9 +116,12 @@ def measure_performance(
     else:
         nothing_told = {"log_loss": Interval(NAN), "brier": Interval(NAN)}
         found, slices = {"auc": auc(score, label, days), **nothing_told, "positive_rate": rate(label, days)}, ()
+    number = np.unique(days).size
+    if 0 < number < MIN_DAYS and scatter is not None and math.isfinite(found["auc"].error):
+        found = {**found, "auc": scatter.widen(found["auc"], number)}
     expected = expected_auc if expected_auc is not None and math.isfinite(expected_auc) else None
     unscored = int(predictions.get_column("label").is_not_null().sum()) - labelled.height
-    status, reason = _judge(score, label, np.unique(days).size, unscored, found["auc"], expected, policy)
+    status, reason = _judge(score, label, number, unscored, found["auc"], scatter is not None, expected, policy)
     degraded = [s for s in slices if s.status is Status.FAIL]
     if degraded:
         reason += "; worse than expected on " + ", ".join(f"{s.feature} {s.name} ({s.reason})" for s in degraded)
@@ -121,7 +129,7 @@ def measure_performance(
         "labelled_rows": labelled.height,
         "unlabelled_rows": scored.height - labelled.height,
         "unscored_rows": predictions.height - scored.height,
-        "days": np.unique(days).size,
+        "days": number,
     }
     ends = {f"{name}_{end}": getattr(found[name], end) for name in METRICS for end in ("low", "high")}
     values = {name: found[name].value for name in METRICS}
@@ -157,6 +165,7 @@ def _judge(
     days: int,
     unscored: int,
     found: Interval,
+    scattered: bool,
     expected: float | None,
     policy: PerformancePolicy,
 ) -> tuple[Status, str]:
@@ -178,9 +187,17 @@ def _judge(
         return Status.INCONCLUSIVE, (
             f"{positives} of {rows} labels are true: AUC needs at least {MIN_CLASS_ROWS} rows of each class"
         )
-    measured = f"AUC {found.value:.3f} ({found.low:.3f} to {found.high:.3f}) on {rows} labelled rows"
-    measured += f" of {days} days" if days >= MIN_DAYS else " taken as independent"
-    return against_line(measured, found, expected, policy)
+    measured = f"AUC {found.value:.3f} ({found.low:.3f} to {found.high:.3f}) on {rows} labelled rows of {days} days"
+    if days >= MIN_DAYS:
+        return against_line(measured, found, expected, policy)
+    measured = measured.removesuffix("s") if days == 1 else measured
+    if scattered:
+        return against_line(f"{measured}, taken to differ as those of its gate did,", found, expected, policy)
+    status, reason = against_line(measured, found, expected, policy)
+    if status is Status.FAIL:
+        # Rows of a day err together, and nothing says how much: such an alarm would be about the weather.
+        return Status.INCONCLUSIVE, f"{reason}, and fewer than {MIN_DAYS} days prove nothing; more labels will tell"
+    return status, reason
 
 
 def against_line(told: str, found: Interval, expected: float | None, policy: PerformancePolicy) -> tuple[Status, str]:

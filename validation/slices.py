@@ -14,7 +14,20 @@ from numpy.typing import NDArray
 
 from pipelines.spec import Feature, PerformancePolicy
 from validation.bins import Kind, readable
-from validation.metrics import CONFIDENCE, MIN_CLASS_ROWS, NAN, Bools, Days, Floats, Interval, auc, quantile, rate
+from validation.metrics import (
+    CONFIDENCE,
+    MIN_CLASS_ROWS,
+    MIN_DAYS,
+    NAN,
+    Bools,
+    Days,
+    Floats,
+    Interval,
+    auc,
+    clustered,
+    quantile,
+    rate,
+)
 from validation.verdict import Status
 
 TOP_CATEGORIES = 20
@@ -130,7 +143,7 @@ def freeze_slices(
         cut = _cut(frame, feature)
         place = cut.assign(frame)
         expected = tuple(
-            auc(score[at], label[at], days[at]) if _enough(label[at]) is None else Interval(NAN)
+            auc(score[at], label[at], days[at]) if _enough(label[at], days[at]) is None else Interval(NAN)
             for at in (place == i for i in range(len(cut.names)))
         )
         found.append(SliceReference(cut.feature, cut.kind, cut.cuts, cut.categories, expected))
@@ -170,7 +183,7 @@ def measure_slices(
             at, expected = place == i, reference.expected[i]
             if at.any() or math.isfinite(expected.value):
                 found.append((reference.feature, name, score[at], label[at], days[at], expected))
-    judged = sum(_enough(label) is None and math.isfinite(expected.error) for *_, label, _, expected in found)
+    judged = sum(_enough(label, days) is None and math.isfinite(expected.error) for *_, label, days, expected in found)
     confidence = 1 - (1 - CONFIDENCE) / max(judged, 1)
     return tuple(_judge(*one, confidence, policy) for one in found)
 
@@ -191,13 +204,15 @@ def _cut(frame: pl.DataFrame, feature: Feature) -> SliceReference:
     return SliceReference(feature.name, feature.kind, tuple(float(c) for c in cuts if c < numbers.max()), ())
 
 
-def _enough(label: Bools) -> str | None:
+def _enough(label: Bools, days: Days) -> str | None:
     """Why these rows are too few to judge, if they are."""
     positives = int(label.sum())
     if label.size < MIN_ROWS:
         return f"{label.size} labelled rows, fewer than the {MIN_ROWS} that can be judged"
     if min(positives, label.size - positives) < MIN_CLASS_ROWS:
         return f"{positives} of {label.size} labels are true: AUC needs at least {MIN_CLASS_ROWS} rows of each class"
+    if not clustered(days):
+        return f"labelled rows of {np.unique(days).size} days, fewer than the {MIN_DAYS} that tell how much days differ"
     return None
 
 
@@ -212,7 +227,7 @@ def _judge(
     policy: PerformancePolicy,
 ) -> SliceVerdict:
     found, share = auc(score, label, days), rate(label, days)
-    few = _enough(label)
+    few = _enough(label, days)
     highest = NAN
     if few is None and math.isfinite(expected.error):
         error, freedom = _of_difference(found, expected)
@@ -222,7 +237,7 @@ def _judge(
     if few is not None:
         status, reason = Status.INCONCLUSIVE, few
     elif not math.isfinite(expected.error):
-        status, reason = Status.INCONCLUSIVE, f"{measured}; at the champion's gate this slice had too few rows"
+        status, reason = Status.INCONCLUSIVE, f"{measured}; at the champion's gate this slice had too few rows or days"
     elif highest < line:
         status = Status.FAIL
         reason = f"{measured}, at most {highest:.3f}, is below {line:.3f} (expected {expected.value:.3f})"

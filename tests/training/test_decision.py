@@ -174,3 +174,12 @@ def test_an_alert_tells_the_decision_in_a_few_words(
     verdicts: dict[str, Verdict], history: ChampionHistory, summary: str
 ) -> None:
     assert decide(verdicts, history, POLICY, NOW).summary == summary
+
+
+def test_during_the_cooldown_it_is_told_what_became_of_the_candidate() -> None:
+    waits = "version 7, which it made, is held"
+    history = replace(HISTORY, last_attempt=NOW - 2 * DAY, candidate=waits)
+    found = decide(DRIFTED, history, POLICY, NOW)
+    assert not found.retrain
+    assert f"the last attempt was 2.0 d ago, cooldown 14.0 d; {waits}" in found.summary
+    assert waits not in decide(DRIFTED, replace(HISTORY, candidate=waits), POLICY, NOW).reason

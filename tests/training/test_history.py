@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 import math
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -9,7 +11,9 @@ import pytest
 from features.lake import Lake
 from perennial.settings import Settings
 from perennial.template.pipeline import PIPELINE
-from rollout.ledger import Ledger
+from pipelines.spec import RolloutPolicy
+from rollout.controller import release, rollback
+from rollout.ledger import Ledger, Model
 from training.history import Retrain, champion_history, record_begin, record_retrain, retrains
 
 NOW = datetime(2024, 5, 1, tzinfo=UTC)
@@ -60,3 +64,42 @@ def test_an_attempt_that_did_not_end_is_remembered_until_it_does(lake: Lake, led
     record_retrain(lake, ended(NOW), NOW)
     assert history(NOW + DAY) == (NOW, None)
     assert history(NOW) == (NOW, None)
+
+
+def accepted(version: str) -> Retrain:
+    return Retrain(NOW, "drift", "lightgbm", "accepted", "auc better", 0.7, 0.72, version)
+
+
+def test_a_candidate_that_was_rolled_back_is_remembered_with_why_and_how_to_try_again(
+    lake: Lake, ledger: Ledger, tmp_path: Path
+) -> None:
+    for version in ("1", "2"):
+        (tmp_path / version).mkdir()
+        (tmp_path / version / "bundle.json").write_text(json.dumps({"trained_as_of": NOW.isoformat()}))
+    old, new = (Model(version, (tmp_path / version).as_uri()) for version in ("1", "2"))
+
+    def candidate() -> str:
+        return champion_history(lake, ledger, PIPELINE, NOW + DAY).candidate
+
+    release(ledger, PIPELINE.name, old, RolloutPolicy(), "first", None, NOW)
+    assert candidate() == ""
+    record_retrain(lake, accepted("2"), NOW)
+    release(ledger, PIPELINE.name, new, RolloutPolicy(), "passed", None, NOW)
+    assert candidate() == ""
+    rollback(ledger, PIPELINE.name, "3 canary requests, 50 are needed", NOW)
+    assert candidate() == (
+        "version 2, which it made, passed its gate and was rolled back (3 canary requests, 50 are needed); "
+        "`perennial release pipeline_name --version 2` puts it behind the canary again"
+    )
+    release(ledger, PIPELINE.name, new, RolloutPolicy(), "by hand", None, NOW, by_hand=True)
+    assert candidate() == ""
+
+
+@pytest.mark.parametrize(("decision", "told"), [("held", "is held"), ("rejected", "was rejected")])
+def test_a_candidate_that_its_gate_stopped_is_remembered_with_why(
+    lake: Lake, ledger: Ledger, decision: str, told: str
+) -> None:
+    record_retrain(lake, replace(ended(NOW), decision=decision), NOW)
+    found = champion_history(lake, ledger, PIPELINE, NOW + DAY).candidate
+    assert f"version 3, which it made, {told} by its gate (too few rows)" in found
+    assert ("perennial release pipeline_name --version 3" in found) == (decision == "held")

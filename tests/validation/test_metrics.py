@@ -10,7 +10,7 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from validation.metrics import METRICS, MIN_DAYS, auc, days_of, mean, measure, rate
+from validation.metrics import METRICS, MIN_DAYS, auc, auc_scatter, days_of, mean, measure, rate
 
 rows = st.lists(
     st.tuples(st.sampled_from([0.0, 0.2, 0.5, 1.0]) | st.floats(0, 1), st.booleans(), st.integers(0, 7)),
@@ -127,6 +127,47 @@ def test_intervals_hold_the_truth_as_often_as_they_claim_when_days_differ():
             taken_as_independent[name] += alone.low <= truth[name] <= alone.high
     assert all(within(times, 400, 0.95) for times in held.values()), held
     assert max(taken_as_independent.values()) < 0.8 * 400
+
+
+@pytest.mark.parametrize("number", [1, 2, MIN_DAYS - 1])
+def test_few_days_know_from_the_gate_how_much_days_differ(number):
+    """The gate's ten days say what one day is off by; taken as independent, rows of few days claim far too much."""
+    rng = np.random.default_rng(17)
+    truth = scipy.stats.norm.cdf(1 / math.sqrt(2 + 0.36))
+
+    def drawn(days, rows):
+        """A positive row scores N(1 + u, 1), u ~ N(0, 0.6) by day, a negative one N(0, 1)."""
+        of = np.repeat(np.arange(days), rows)
+        label = rng.random(days * rows) < 0.3
+        return rng.normal(size=days * rows) + label * rng.normal(1, 0.6, days)[of], label, of
+
+    held = alone = 0
+    for _ in range(400):
+        scatter = auc_scatter(*drawn(10, 200))
+        score, label, days = drawn(number, 600)
+        found = auc(score, label, days)
+        wide = scatter.widen(found, number)
+        held += wide.low <= truth <= wide.high
+        alone += found.low <= truth <= found.high
+    # The gate's ten days are themselves a draw: 95 % holds in about 95 %, not exactly.
+    assert 0.92 * 400 < held < 0.99 * 400, held
+    assert alone < 0.6 * 400
+
+
+def test_the_scatter_between_days_is_what_their_rows_do_not_explain():
+    rng = np.random.default_rng(3)
+    days = np.repeat(np.arange(400), 200)
+    label = rng.random(days.size) < 0.3
+    u = rng.normal(1, 0.6, 400)
+    score = rng.normal(size=days.size) + label * u[days]
+    # Of many days the AUC of one, given its u, is Phi(u / sqrt 2) against all negatives: its deviation is that of those.
+    expected = scipy.stats.norm.cdf(u / math.sqrt(2)).std(ddof=1)
+    found = auc_scatter(score, label, days)
+    assert found.error == pytest.approx(expected, rel=0.1)
+    assert found.freedom == 399
+    alike = auc_scatter(rng.normal(size=days.size) + label, label, days)
+    assert alike.error < 0.03
+    assert auc_scatter(score[:400], label[:400], days[:400]) is None
 
 
 def test_intervals_by_day_hold_the_truth_when_days_do_not_differ():

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.spec import PerformancePolicy
+from validation.metrics import DayScatter
 from validation.performance import auc, log_loss, measure_performance
 from validation.verdict import Status
 
@@ -17,8 +18,8 @@ POLICY = PerformancePolicy(min_rows=500, max_auc_drop=0.05)
 START = datetime(2013, 3, 1, tzinfo=UTC)
 
 
-def predictions(seed=1, rows=2000, signal=1.0):
-    """Scores of a probit model with that much signal: its AUC is Phi(signal / sqrt 2)."""
+def predictions(seed=1, rows=2000, signal=1.0, minutes=15):
+    """Scores of a probit model with that much signal, its AUC is Phi(signal / sqrt 2); a row every so many minutes."""
     rng = np.random.default_rng(seed)
     label = rng.random(rows) < 0.3
     z = rng.normal(size=rows) + signal * label
@@ -26,7 +27,7 @@ def predictions(seed=1, rows=2000, signal=1.0):
         {
             "score": 1 / (1 + np.exp(1.3 - z)),
             "label": label,
-            "event_timestamp": [START + timedelta(minutes=i) for i in range(rows)],
+            "event_timestamp": [START + timedelta(minutes=minutes * i) for i in range(rows)],
         }
     )
 
@@ -112,7 +113,7 @@ def test_a_model_as_good_as_expected_passes_with_its_numbers():
         found.verdict.reason
     )
     assert found.verdict.measurements["auc"] == found.auc
-    assert (found.first_event, found.last_event) == (START, START + timedelta(minutes=1999))
+    assert (found.first_event, found.last_event) == (START, START + timedelta(minutes=15 * 1999))
 
 
 def test_a_model_that_lost_its_signal_fails():
@@ -148,7 +149,7 @@ def test_every_metric_comes_with_its_interval():
 def week(bad_days):
     """Seven days of 300 rows; on some the model has no idea."""
     return pl.concat(
-        predictions(seed=day, rows=300, signal=-1.0 if day in bad_days else 1.0).with_columns(
+        predictions(seed=day, rows=300, signal=-1.0 if day in bad_days else 1.0, minutes=1).with_columns(
             pl.col("event_timestamp") + timedelta(days=day)
         )
         for day in range(7)
@@ -166,10 +167,39 @@ def test_two_bad_days_are_no_proof_and_a_week_of_them_is():
     assert measure_performance(week(set()), 0.76, POLICY).verdict.status is Status.PASS
 
 
-def test_rows_of_few_days_are_taken_as_independent_and_that_is_told():
-    assert "on 2000 labelled rows taken as independent is not below" in (
-        measure_performance(predictions(), 0.76, POLICY).verdict.reason
-    )
+def first_day(signal, seed=4):
+    """What a new champion has after a day: 691 rows."""
+    return predictions(seed=seed, rows=691, signal=signal, minutes=1)
+
+
+def test_a_bad_first_day_of_a_champion_is_no_proof():
+    """Taken as independent, its rows would prove a drop: a false critical alert on the day after each promotion."""
+    day = first_day(signal=0.3)
+    assert auc(day["score"].to_numpy(), day["label"].to_numpy()).high < 0.7
+    weathery = DayScatter(error=0.07, freedom=6)
+    found = measure_performance(day, 0.75, POLICY, scatter=weathery)
+    assert found.verdict.status is Status.INCONCLUSIVE
+    assert "on 691 labelled rows of 1 day, taken to differ as those of its gate did, is below" in found.verdict.reason
+    assert found.auc_high > 0.7
+    # Of a pipeline whose days hardly differ the same day is one.
+    calm = measure_performance(day, 0.75, POLICY, scatter=DayScatter(error=0.005, freedom=6))
+    assert calm.verdict.status is Status.FAIL
+    # And a model that says the opposite of what it should needs no week to be found out.
+    assert measure_performance(first_day(signal=-1.5), 0.75, POLICY, scatter=weathery).verdict.status is Status.FAIL
+
+
+def test_few_days_prove_nothing_where_nobody_knows_how_much_days_differ():
+    found = measure_performance(first_day(signal=0.0), 0.75, POLICY)
+    assert found.verdict.status is Status.INCONCLUSIVE
+    assert "of 1 day is below the line 0.700" in found.verdict.reason
+    assert "fewer than 5 days prove nothing; more labels will tell" in found.verdict.reason
+    assert measure_performance(first_day(signal=1.0), 0.75, POLICY).verdict.status is Status.PASS
+
+
+def test_days_enough_speak_for_themselves():
+    whole = week({3, 5})
+    scatter = DayScatter(error=0.3, freedom=6)
+    assert measure_performance(whole, 0.76, POLICY, scatter=scatter) == measure_performance(whole, 0.76, POLICY)
 
 
 @pytest.mark.parametrize("expected", [None, math.nan])
@@ -187,7 +217,7 @@ def test_labels_that_have_not_come_are_counted_and_not_guessed():
     found = measure_performance(frame, 0.76, POLICY)
     assert (found.labelled_rows, found.unlabelled_rows) == (1100, 400)
     assert found.auc == measure_performance(frame.head(1100), 0.76, POLICY).auc
-    assert found.last_event == START + timedelta(minutes=1099)
+    assert found.last_event == START + timedelta(minutes=15 * 1099)
 
 
 def test_few_labels_are_inconclusive_however_bad_they_look():
