@@ -68,7 +68,7 @@ resource "aws_s3_bucket_policy" "this" {
         Sid       = "TlsOnly"
         Effect    = "Deny"
         Action    = "s3:*"
-        Principal = "*"
+        Principal = { AWS = "*" }
         Resource  = [aws_s3_bucket.this[each.value].arn, "${aws_s3_bucket.this[each.value].arn}/*"]
         Condition = { Bool = { "aws:SecureTransport" = "false" } }
       }],
@@ -131,6 +131,9 @@ resource "aws_s3_bucket_lifecycle_configuration" "this" {
 
       expiration {
         days = rule.value
+      }
+      abort_incomplete_multipart_upload {
+        days_after_initiation = 7
       }
     }
   }
