@@ -123,11 +123,13 @@ def patch_ministack() -> None:
         path = unquote(path)
         if method == "GET" and path.startswith("/api/v2/clusters/"):
             return _describe_cluster_v2(msk, path.removeprefix("/api/v2/clusters/"))
-        if method == "DELETE" and path.startswith("/v1/configurations/"):
-            arn = path.removeprefix("/v1/configurations/")
-            msk._configurations.pop(arn, None)
+        arn = path.removeprefix("/v1/configurations/")
+        if method == "DELETE" and arn in msk._configurations:
+            msk._configurations.pop(arn)
             msk._config_revisions.pop(arn, None)
             return msk._json({"Arn": arn, "State": "DELETING"})
+        if method == "GET" and arn.startswith("arn:") and "/revisions" not in arn and arn not in msk._configurations:
+            return msk._bad_request("Configuration ARN does not exist.")  # no 404: the provider waits for these words
         return await original(method, path, headers, body, query_params)
 
     @patched("ministack.services.elasticache", "_resolve_subnets")
