@@ -1,4 +1,4 @@
-# What people hear of by mail: alarms of the infrastructure, and the bill. What the pipelines find goes where PERENNIAL_ALERT_URLS say.
+# Alarms of the infrastructure, by mail. What the pipelines find goes where PERENNIAL_ALERT_URLS say.
 resource "aws_sns_topic" "alerts" {
   name              = "${var.name}-alerts"
   kms_master_key_id = aws_kms_key.this["messages"].arn
@@ -10,10 +10,10 @@ resource "aws_sns_topic_policy" "alerts" {
     Version = "2012-10-17"
     Statement = [
       {
-        Sid       = "AlarmsAndBudgets"
+        Sid       = "Alarms"
         Effect    = "Allow"
         Action    = "sns:Publish"
-        Principal = { Service = ["cloudwatch.amazonaws.com", "budgets.amazonaws.com"] }
+        Principal = { Service = "cloudwatch.amazonaws.com" }
         Resource  = aws_sns_topic.alerts.arn
         Condition = { StringEquals = { "aws:SourceAccount" = local.account_id } }
       },

@@ -23,14 +23,24 @@ locals {
       Condition = { ArnLike = { "kms:EncryptionContext:aws:logs:arn" = "arn:${local.partition}:logs:${var.region}:${local.account_id}:log-group:*" } }
     }]
 
-    messages = [{
-      Sid       = "AlarmsBudgetsAndEventsPublish"
-      Effect    = "Allow"
-      Action    = ["kms:Decrypt", "kms:GenerateDataKey*"]
-      Principal = { Service = ["cloudwatch.amazonaws.com", "budgets.amazonaws.com", "events.amazonaws.com"] }
-      Resource  = "*"
-      Condition = { StringEquals = { "aws:SourceAccount" = local.account_id } }
-    }]
+    messages = [
+      {
+        Sid       = "AlarmsPublish"
+        Effect    = "Allow"
+        Action    = ["kms:Decrypt", "kms:GenerateDataKey*"]
+        Principal = { Service = "cloudwatch.amazonaws.com" }
+        Resource  = "*"
+        Condition = { StringEquals = { "aws:SourceAccount" = local.account_id } }
+      },
+      {
+        # Whose events they are is asked by the queue: its policy names the rules.
+        Sid       = "EventsAreSent"
+        Effect    = "Allow"
+        Action    = ["kms:Decrypt", "kms:GenerateDataKey*"]
+        Principal = { Service = "events.amazonaws.com" }
+        Resource  = "*"
+      },
+    ]
 
     # Disks are made by the role of EC2 Auto Scaling, which a new account does not have yet and a policy could not name. As the key
     # that AWS makes for disks does, this lets whoever may use EC2 in this account use it, through EC2 only.

@@ -135,7 +135,7 @@ resource "aws_vpc_endpoint" "s3" {
 
 resource "aws_flow_log" "vpc" {
   vpc_id          = aws_vpc.this.id
-  traffic_type    = "REJECT" # what was refused is what is looked for; all of it would cost more than the NAT gateway
+  traffic_type    = "REJECT" # what was refused is what one looks for; all of it would be a multiple to store
   log_destination = aws_cloudwatch_log_group.this["flow"].arn
   iam_role_arn    = aws_iam_role.flow_log.arn
   tags            = { Name = var.name }

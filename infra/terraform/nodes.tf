@@ -1,10 +1,10 @@
 # Where everything runs that must not be interrupted: the services, the worker, and runs without a GPU.
 resource "aws_eks_node_group" "system" {
-  cluster_name    = aws_eks_cluster.this.name
-  node_group_name = "${var.name}-system"
-  node_role_arn   = aws_iam_role.node.arn
-  subnet_ids      = aws_subnet.private[*].id
-  version         = aws_eks_cluster.this.version
+  cluster_name           = aws_eks_cluster.this.name
+  node_group_name_prefix = "${var.name}-system-"
+  node_role_arn          = aws_iam_role.node.arn
+  subnet_ids             = aws_subnet.private[*].id
+  version                = aws_eks_cluster.this.version
 
   ami_type       = "AL2023_x86_64_STANDARD"
   capacity_type  = "ON_DEMAND"
@@ -27,7 +27,8 @@ resource "aws_eks_node_group" "system" {
   }
 
   lifecycle {
-    ignore_changes = [scaling_config[0].desired_size] # the autoscaler's
+    create_before_destroy = true # of another instance type it is another group; what runs moves over
+    ignore_changes        = [scaling_config[0].desired_size] # the autoscaler's
   }
 
   depends_on = [aws_iam_role_policy_attachment.node, aws_eks_addon.before_nodes]

@@ -143,7 +143,7 @@ output "alert_urls_secret_arn" {
 }
 
 output "alert_topic_arn" {
-  description = "SNS topic of alarms and of the bill; each address has to confirm the mail it gets."
+  description = "SNS topic of alarms; each address has to confirm the mail it gets."
   value       = aws_sns_topic.alerts.arn
 }
 

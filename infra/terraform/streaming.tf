@@ -45,11 +45,6 @@ resource "aws_msk_cluster" "this" {
       }
     }
   }
-
-  lifecycle {
-    # Disks of brokers only grow, and not by less than the alarm asks for.
-    ignore_changes = [broker_node_group_info[0].storage_info[0].ebs_storage_info[0].volume_size]
-  }
 }
 
 resource "aws_msk_configuration" "this" {

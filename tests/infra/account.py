@@ -63,7 +63,10 @@ def buckets_that_are_open_or_forget(s3: Any, prefix: str) -> list[str]:
 
 def gpu_groups_that_surprise(eks: Any, cluster: str) -> list[str]:
     """GPU node groups that cost money while idle, are not of the capacity their name says, or let any pod in."""
-    groups = {name: eks.describe_nodegroup(clusterName=cluster, nodegroupName=name)["nodegroup"] for name in _groups(eks, cluster)}
+    groups = {
+        name: eks.describe_nodegroup(clusterName=cluster, nodegroupName=name)["nodegroup"]
+        for name in _groups(eks, cluster)
+    }
     wrong = []
     expected = {
         f"{cluster}-gpu-spot": ("SPOT", {"nvidia.com/gpu", "perennial/capacity"}),
@@ -101,9 +104,14 @@ def groups_the_autoscaler_cannot_picture(eks: Any, autoscaling: Any, cluster: st
         needed = {
             f"{AUTOSCALER_TAG}resources/nvidia.com/gpu": "1",
             **{f"{AUTOSCALER_TAG}label/{key}": value for key, value in group["labels"].items()},
-            **{f"{AUTOSCALER_TAG}taint/{one['key']}": f"{one['value']}:{effects[one['effect']]}" for one in group["taints"]},
+            **{
+                f"{AUTOSCALER_TAG}taint/{one['key']}": f"{one['value']}:{effects[one['effect']]}"
+                for one in group["taints"]
+            },
         }
-        wrong += [f"{name}: {key} is {tags.get(key)}, not {value}" for key, value in needed.items() if tags.get(key) != value]
+        wrong += [
+            f"{name}: {key} is {tags.get(key)}, not {value}" for key, value in needed.items() if tags.get(key) != value
+        ]
     return wrong
 
 
@@ -116,13 +124,17 @@ def nodes_that_tell_their_credentials(ec2: Any, eks: Any, cluster: str) -> list[
         if template is None:
             wrong.append(f"{name} has no launch template")
             continue
-        versions = ec2.describe_launch_template_versions(LaunchTemplateId=template["id"], Versions=[template["version"]])
+        versions = ec2.describe_launch_template_versions(
+            LaunchTemplateId=template["id"], Versions=[template["version"]]
+        )
         data = versions["LaunchTemplateVersions"][0]["LaunchTemplateData"]
         metadata = data.get("MetadataOptions", {})
         if metadata.get("HttpTokens") != "required" or metadata.get("HttpPutResponseHopLimit") != 1:
             wrong.append(f"{name} answers metadata by {metadata}")
         disks = [mapping["Ebs"] for mapping in data.get("BlockDeviceMappings", [])]
-        if not disks or not all(disk.get("Encrypted") and disk.get("KmsKeyId", "").startswith("arn:") for disk in disks):
+        if not disks or not all(
+            disk.get("Encrypted") and disk.get("KmsKeyId", "").startswith("arn:") for disk in disks
+        ):
             wrong.append(f"{name} has disks {disks}")
     return wrong
 

@@ -38,13 +38,17 @@ def initialized(_terraform_is_here: None, tmp_path_factory: pytest.TempPathFacto
     made = Terraform(tmp_path_factory.mktemp("initialized"))
     result = made.init()
     if result.status and plugin_mirror() is None and "registry" in result.output:
-        missing(f"the AWS provider is in no mirror of this computer, and the registry does not answer: {result.output[-400:]}")
+        missing(
+            f"the AWS provider is in no mirror of this computer, and the registry does not answer: {result.output[-400:]}"
+        )
     assert result.status == 0, result.output
     return made
 
 
 @pytest.fixture(scope="session")
-def running_emulators(initialized: Terraform, tmp_path_factory: pytest.TempPathFactory) -> Iterator[emulators.Emulators]:
+def running_emulators(
+    initialized: Terraform, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[emulators.Emulators]:
     if not emulators.ministack_python().exists():
         missing(f"MiniStack is not installed: {emulators.ministack_python()} is missing; `make test-infra` installs it")
     with emulators.running(tmp_path_factory.mktemp("emulators")) as running:

@@ -63,7 +63,9 @@ def patch_moto() -> None:
 
     @patched("moto.ec2.models.launch_templates", "LaunchTemplateBackend.create_launch_template")
     def keep_template_tags_apart(original: Any, self: Any, name: str, description: str, data: Any, tags: Any) -> Any:
-        of_instances = [tag for tag in data.get("TagSpecifications", []) if tag.get("ResourceType") != "launch-template"]
+        of_instances = [
+            tag for tag in data.get("TagSpecifications", []) if tag.get("ResourceType") != "launch-template"
+        ]
         return original(self, name, description, {**data, "TagSpecifications": of_instances}, tags)
 
     @patched("moto.ec2.models.security_groups", "SecurityGroupRule.description")

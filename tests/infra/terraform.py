@@ -31,7 +31,9 @@ USUAL_PLACES = (
 ADD_ONS = Path("/opt")
 
 
-def plugin_mirror(named: str | None = NAMED_MIRROR, places: tuple[str, ...] = USUAL_PLACES, add_ons: Path = ADD_ONS) -> Path | None:
+def plugin_mirror(
+    named: str | None = NAMED_MIRROR, places: tuple[str, ...] = USUAL_PLACES, add_ons: Path = ADD_ONS
+) -> Path | None:
     """A folder of this computer that holds the AWS provider, or None: then it comes from the registry."""
     if named:
         if not (Path(named) / PROVIDER).is_dir():
@@ -99,7 +101,9 @@ class Terraform:
 
     def __init__(self, folder: Path, endpoints: Mapping[str, str] | None = None) -> None:
         self.folder = folder / "terraform"
-        shutil.copytree(INFRA, self.folder, ignore=shutil.ignore_patterns(".terraform", "*.tfstate*", "terraform.tfvars"))
+        shutil.copytree(
+            INFRA, self.folder, ignore=shutil.ignore_patterns(".terraform", "*.tfstate*", "terraform.tfvars")
+        )
         home = folder / "home"
         home.mkdir()
         self.environment = clean_environment(home, endpoints or {})
@@ -139,7 +143,9 @@ class Terraform:
     def must(self, *arguments: str, timeout_s: float = 420) -> str:
         """Run a command that has to succeed; returns what it said."""
         result = self.run(*arguments, timeout_s=timeout_s)
-        assert result.status == 0, f"terraform {' '.join(arguments)} ended with {result.status}:\n{_told(result.output)}"
+        assert result.status == 0, (
+            f"terraform {' '.join(arguments)} ended with {result.status}:\n{_told(result.output)}"
+        )
         return result.output
 
     def init(self) -> Result:

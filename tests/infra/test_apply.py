@@ -59,21 +59,31 @@ def test_the_outputs_name_what_is_there(installation: Terraform, running_emulato
     assert told["kafka_bootstrap_servers"].endswith(":9098")
     assert told["lake_catalog_uri"] == f"glue://{REGION}"
     assert told["lake_warehouse"] == f"s3://{told['lake_bucket']}/lake"
-    clients = {name: running_emulators.client(name) for name in ("s3", "rds", "eks", "secretsmanager", "sqs", "sns", "glue")}
+    clients = {
+        name: running_emulators.client(name) for name in ("s3", "rds", "eks", "secretsmanager", "sqs", "sns", "glue")
+    }
     clients["s3"].head_bucket(Bucket=told["lake_bucket"])
     clients["s3"].head_bucket(Bucket=told["artifacts_bucket"])
     database = clients["rds"].describe_db_instances(DBInstanceIdentifier="perennial")["DBInstances"][0]
-    assert (told["database_host"], told["database_port"]) == (database["Endpoint"]["Address"], database["Endpoint"]["Port"])
+    assert (told["database_host"], told["database_port"]) == (
+        database["Endpoint"]["Address"],
+        database["Endpoint"]["Port"],
+    )
     assert clients["eks"].describe_cluster(name=told["cluster_name"])["cluster"]["version"] == told["cluster_version"]
     login = json.loads(clients["secretsmanager"].get_secret_value(SecretId=told["database_secret_arn"])["SecretString"])
     assert login["username"] == "perennial"
     assert login["password"]
-    online = json.loads(clients["secretsmanager"].get_secret_value(SecretId=told["online_store_secret_arn"])["SecretString"])
+    online = json.loads(
+        clients["secretsmanager"].get_secret_value(SecretId=told["online_store_secret_arn"])["SecretString"]
+    )
     assert (online["host"], online["port"]) == (told["online_store_host"], told["online_store_port"])
     assert len(online["password"]) == 48
     clients["sqs"].get_queue_attributes(QueueUrl=told["interruption_queue_url"])
     clients["sns"].get_topic_attributes(TopicArn=told["alert_topic_arn"])
-    assert [clients["glue"].get_database(Name=name)["Database"]["Name"] for name in told["lake_databases"]] == ["flights", "weather"]
+    assert [clients["glue"].get_database(Name=name)["Database"]["Name"] for name in told["lake_databases"]] == [
+        "flights",
+        "weather",
+    ]
 
 
 def test_no_output_is_a_password_and_the_state_has_none_of_the_database(
@@ -137,7 +147,9 @@ def test_each_workload_has_a_role_of_its_own_that_may_nothing_about_everything(
     assert account.roles_that_may_too_much(running_emulators.client("iam"), "perennial") == []
     found = {}
     for summary in eks.list_pod_identity_associations(clusterName="perennial")["associations"]:
-        told = eks.describe_pod_identity_association(clusterName="perennial", associationId=summary["associationId"])["association"]
+        told = eks.describe_pod_identity_association(clusterName="perennial", associationId=summary["associationId"])[
+            "association"
+        ]
         found[told["serviceAccount"]] = (told["namespace"], told["roleArn"].rpartition("/")[2])
     assert found == {
         "worker": ("perennial", "perennial-worker"),
@@ -158,15 +170,21 @@ def test_stores_are_encrypted_private_and_ask_who_comes(installation: Terraform,
     assert database["BackupRetentionPeriod"] == 7
     assert database["MasterUserSecret"]["SecretArn"]
     online = running_emulators.client("elasticache").describe_replication_groups()["ReplicationGroups"][0]
-    assert (online["AtRestEncryptionEnabled"], online["TransitEncryptionEnabled"], online["AuthTokenEnabled"]) == (True,) * 3
+    assert (online["AtRestEncryptionEnabled"], online["TransitEncryptionEnabled"], online["AuthTokenEnabled"]) == (
+        True,
+    ) * 3
     kafka = running_emulators.client("kafka")
-    stream = kafka.describe_cluster_v2(ClusterArn=kafka.list_clusters()["ClusterInfoList"][0]["ClusterArn"])["ClusterInfo"]
+    stream = kafka.describe_cluster_v2(ClusterArn=kafka.list_clusters()["ClusterInfoList"][0]["ClusterArn"])[
+        "ClusterInfo"
+    ]
     assert stream["Provisioned"]["ClientAuthentication"]["Sasl"]["Iam"]["Enabled"]
     assert not stream["Provisioned"]["ClientAuthentication"]["Unauthenticated"]["Enabled"]
     assert stream["Provisioned"]["EncryptionInfo"]["EncryptionInTransit"] == {"ClientBroker": "TLS", "InCluster": True}
     groups = running_emulators.client("ec2").describe_security_groups()["SecurityGroups"]
     opened = {
-        group["GroupName"]: [(one["FromPort"], one["IpRanges"], len(one["UserIdGroupPairs"])) for one in group["IpPermissions"]]
+        group["GroupName"]: [
+            (one["FromPort"], one["IpRanges"], len(one["UserIdGroupPairs"])) for one in group["IpPermissions"]
+        ]
         for group in groups
         if group["GroupName"].startswith("perennial-")
     }
@@ -188,16 +206,24 @@ def test_interruptions_reach_the_queue_and_people_hear_of_alarms_and_the_bill(
     for rule in events.list_rules()["Rules"]:
         assert [target["Arn"] for target in events.list_targets_by_rule(Rule=rule["Name"])["Targets"]] == [queue]
         kinds |= set(json.loads(rule["EventPattern"])["detail-type"])
-    assert kinds == {"EC2 Spot Instance Interruption Warning", "EC2 Instance Rebalance Recommendation", "AWS Health Event"}
+    assert kinds == {
+        "EC2 Spot Instance Interruption Warning",
+        "EC2 Instance Rebalance Recommendation",
+        "AWS Health Event",
+    }
     alarms = running_emulators.client("cloudwatch").describe_alarms()["MetricAlarms"]
     assert len(alarms) == 8
     assert {action for alarm in alarms for action in alarm["AlarmActions"]} == {told["alert_topic_arn"]}
-    people = running_emulators.client("sns").list_subscriptions_by_topic(TopicArn=told["alert_topic_arn"])["Subscriptions"]
+    people = running_emulators.client("sns").list_subscriptions_by_topic(TopicArn=told["alert_topic_arn"])[
+        "Subscriptions"
+    ]
     assert [(one["Protocol"], one["Endpoint"]) for one in people] == [("email", "ops@example.com")]
     budgets = running_emulators.client("budgets")
     limit = budgets.describe_budget(AccountId=ACCOUNT, BudgetName="perennial-monthly")["Budget"]["BudgetLimit"]
     assert (float(limit["Amount"]), limit["Unit"]) == (900, "USD")
-    notices = budgets.describe_notifications_for_budget(AccountId=ACCOUNT, BudgetName="perennial-monthly")["Notifications"]
+    notices = budgets.describe_notifications_for_budget(AccountId=ACCOUNT, BudgetName="perennial-monthly")[
+        "Notifications"
+    ]
     assert sorted((one["NotificationType"], one["Threshold"]) for one in notices) == [
         ("ACTUAL", 80),
         ("ACTUAL", 100),
@@ -210,7 +236,11 @@ def test_checks_of_the_account_find_what_a_careless_change_takes_away(
 ) -> None:
     careless = Terraform(tmp_path, running_emulators.endpoints)
     changes = [
-        ("storage.tf", 'Sid       = "TlsOnly"\n        Effect    = "Deny"', 'Sid       = "TlsOnly"\n        Effect    = "Allow"'),
+        (
+            "storage.tf",
+            'Sid       = "TlsOnly"\n        Effect    = "Deny"',
+            'Sid       = "TlsOnly"\n        Effect    = "Allow"',
+        ),
         ("nodes.tf", 'http_tokens                 = "required"', 'http_tokens                 = "optional"'),
         ("gpu_spot.tf", "taints = [local.gpu_taint, local.spot_taint]", "taints = [local.gpu_taint]"),
         ("gpu_spot.tf", 'capacity_type = "SPOT"', 'capacity_type = "ON_DEMAND"'),

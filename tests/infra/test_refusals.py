@@ -74,7 +74,12 @@ def test_a_refusal_says_the_value_and_the_mend(said: dict[str, str], run: str) -
 
 def test_every_variable_that_can_be_wrong_has_a_refusal() -> None:
     variables = (INFRA / "variables.tf").read_text().split('\nvariable "')
-    validated = {block.split('"')[1 if block.startswith("variable") else 0] for block in variables if "validation {" in block}
-    runs = {found[1]: EXPECTED.search(found[0]) for found in RUN.finditer((INFRA / "tests" / "refused.tftest.hcl").read_text())}
+    validated = {
+        block.split('"')[1 if block.startswith("variable") else 0] for block in variables if "validation {" in block
+    }
+    runs = {
+        found[1]: EXPECTED.search(found[0])
+        for found in RUN.finditer((INFRA / "tests" / "refused.tftest.hcl").read_text())
+    }
     assert set(runs) == set(SAID)
     assert {match[1] for match in runs.values() if match} == validated

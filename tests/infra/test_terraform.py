@@ -42,7 +42,9 @@ def test_a_node_group_that_does_not_go_to_zero_fails_terraforms_tests(initialize
     assert "a GPU group does not go down to zero" in result.output
 
 
-def test_checkov_finds_nothing_that_is_not_answered(checkov: Callable[[Path], subprocess.CompletedProcess[str]]) -> None:
+def test_checkov_finds_nothing_that_is_not_answered(
+    checkov: Callable[[Path], subprocess.CompletedProcess[str]],
+) -> None:
     judged = checkov(INFRA)
     told = json.loads(judged.stdout)
     assert [(one["check_id"], one["resource"]) for one in told["results"]["failed_checks"]] == []
@@ -63,7 +65,9 @@ def test_checkov_finds_a_bucket_made_public(
 
 
 def test_the_only_provider_is_the_aws_provider_and_its_lock_serves_every_platform() -> None:
-    used = set(re.findall(r'^(?:resource|data) "([a-z]+)_', "\n".join(f.read_text() for f in INFRA.glob("*.tf")), re.MULTILINE))
+    used = set(
+        re.findall(r'^(?:resource|data) "([a-z]+)_', "\n".join(f.read_text() for f in INFRA.glob("*.tf")), re.MULTILINE)
+    )
     assert used == {"aws", "terraform"}
     assert not [file for file in INFRA.glob("*.tf") if re.search(r'^module "', file.read_text(), re.MULTILINE)]
     lock = (INFRA / ".terraform.lock.hcl").read_text()
@@ -83,13 +87,22 @@ def test_every_output_and_variable_is_described_and_in_the_readme() -> None:
     readme = (INFRA / "README.md").read_text()
     assert len(blocks) > 30
     for kind, name, body in blocks:
-        assert re.search(r'^  description = "[A-Za-z].*\."$', body, re.MULTILINE), f"{kind} {name} is not described in a sentence"
+        assert re.search(r'^  description = "[A-Za-z].*\."$', body, re.MULTILINE), (
+            f"{kind} {name} is not described in a sentence"
+        )
         assert f"| `{name}` |" in readme, f"{kind} {name} is not in infra/terraform/README.md"
 
 
 @pytest.mark.parametrize(
     "address",
-    ["https://s3.amazonaws.com", "http://10.0.0.5:5000", "http://localhost.example.com:5000", "http://0.0.0.0:5000", "", "http://localhost:5000"],
+    [
+        "https://s3.amazonaws.com",
+        "http://10.0.0.5:5000",
+        "http://localhost.example.com:5000",
+        "http://0.0.0.0:5000",
+        "",
+        "http://localhost:5000",
+    ],
 )
 def test_an_address_that_is_not_surely_this_computer_is_refused(tmp_path: Path, address: str) -> None:
     with pytest.raises(ValueError, match="not this computer"):
@@ -103,7 +116,14 @@ def test_loopback_addresses_are_taken() -> None:
 def test_terraform_learns_nothing_of_the_keys_of_whoever_runs_the_tests(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ROLE_ARN", "AWS_ACCESS_KEY_ID", "TF_VAR_region", "AWS_ENDPOINT_URL_IAM"):
+    for name in (
+        "AWS_PROFILE",
+        "AWS_SESSION_TOKEN",
+        "AWS_ROLE_ARN",
+        "AWS_ACCESS_KEY_ID",
+        "TF_VAR_region",
+        "AWS_ENDPOINT_URL_IAM",
+    ):
         monkeypatch.setenv(name, "of-a-real-account")
     known = clean_environment(tmp_path, {})
     assert "of-a-real-account" not in known.values()
