@@ -27,7 +27,8 @@ resource "aws_eks_node_group" "system" {
   }
 
   lifecycle {
-    create_before_destroy = true # of another instance type it is another group; what runs moves over
+    # Of another instance type it is another group: what runs moves over.
+    create_before_destroy = true
     ignore_changes        = [scaling_config[0].desired_size] # the autoscaler's
   }
 

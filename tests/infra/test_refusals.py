@@ -62,6 +62,7 @@ def said(initialized: Terraform, tmp_path_factory: pytest.TempPathFactory) -> di
         told = json.loads(line)
         if told["type"] == "diagnostic":
             name = Path(told["@testfile"]).name.removesuffix(".tftest.hcl")
+            assert told["diagnostic"]["summary"] == "Invalid value for variable", told["diagnostic"]
             sentences[name] = sentences.get(name, "") + " " + told["diagnostic"]["detail"]
     return sentences
 

@@ -6,6 +6,15 @@ mock_provider "aws" {
   mock_data "aws_ec2_instance_type_offerings" {
     defaults = { instance_types = ["g4dn.xlarge", "g5.xlarge"], locations = ["us-east-1a"] }
   }
+  mock_data "aws_caller_identity" {
+    defaults = { account_id = "123456789012" }
+  }
+  mock_data "aws_partition" {
+    defaults = { partition = "aws" }
+  }
+  mock_data "aws_secretsmanager_random_password" {
+    defaults = { random_password = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKL" }
+  }
 }
 
 variables {
