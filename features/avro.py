@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import polars as pl
 
 from features.documents import Read, read_documents, unreadable
 from perennial.errors import UnreachableError, UsageError
+from perennial.web_addresses import user_of, without_user
 from perennial.wording import counted
 from pipelines.spec import EventSpec
 
@@ -38,7 +39,8 @@ class WriterSchemas:
 
     def __init__(self, files: Mapping[int, Path], registry_url: str = "") -> None:
         self.files = files
-        self.registry_url = registry_url.rstrip("/")
+        self.registry_url = without_user(registry_url).rstrip("/")
+        self._user = user_of(registry_url)
         self._known: dict[int, Schema | str] = {}
 
     def find(self, ids: Iterable[int]) -> dict[int, Schema | str]:
@@ -65,7 +67,7 @@ class WriterSchemas:
                 for number in missing
             }
         elif missing:
-            with httpx.Client(timeout=REGISTRY_TIMEOUT_S, follow_redirects=True) as client:
+            with httpx.Client(timeout=REGISTRY_TIMEOUT_S, follow_redirects=True, auth=self._user) as client:
                 for number in sorted(missing):
                     try:
                         told = self._ask(client, f"schemas/ids/{number}", f"Avro schema {number}")
@@ -73,12 +75,6 @@ class WriterSchemas:
                     except _UnknownError as error:
                         unknown[number] = str(error)
         return {number: unknown[number] if number in unknown else self._known[number] for number in wanted}
-
-    @property
-    def _address(self) -> str:
-        """The registry's address without the user and password that may be in it."""
-        parts = urlsplit(self.registry_url)
-        return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
     def _referred(self, client: httpx.Client, told: Mapping[str, Any], seen: set[tuple[str, int]]) -> Iterator[str]:
         """The schemas that one refers to, each after those that it refers to itself."""
@@ -100,7 +96,7 @@ class WriterSchemas:
             response = client.get(f"{self.registry_url}/{path}")
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise UnreachableError(
-                f"no schema registry answers at {self._address} ({type(error).__name__}); "
+                f"no schema registry answers at {self.registry_url} ({type(error).__name__}); "
                 "see whether it is up, or correct PERENNIAL_SCHEMA_REGISTRY_URL"
             ) from error
         try:
@@ -109,11 +105,11 @@ class WriterSchemas:
             told = None
         told = told if isinstance(told, dict) else {}
         if response.status_code == 404 and told.get("error_code") in UNKNOWN:
-            raise _UnknownError(f"{what} is not known to the registry at {self._address}")
+            raise _UnknownError(f"{what} is not known to the registry at {self.registry_url}")
         # Any other failure is the registry's or the address's: records must not be given up for it.
         if response.status_code != 200 or not isinstance(told.get("schema"), str):
             raise UnreachableError(
-                f"{self._address} answered {response.status_code} when asked for {path}, not as a schema registry does; "
+                f"{self.registry_url} answered {response.status_code} when asked for {path}, not as a schema registry does; "
                 "see its log, or correct PERENNIAL_SCHEMA_REGISTRY_URL"
             )
         return told

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 
 import polars as pl
 
-from features.lake import CREATED_TIMESTAMP, EVENT_TIMESTAMP, Lake, first_distinct, without_duplicates
+from features.lake import CREATED_TIMESTAMP, EVENT_TIMESTAMP, Lake, first_distinct, rows_of, without_duplicates
 from features.store import ENTITY_KEY
 from pipelines.spec import PipelineSpec
 
@@ -62,6 +62,17 @@ def predictions(
         StateError: there are no predictions yet.
     """
     return first_made(lake.read(PREDICTIONS, since=since, until=until, columns=columns))
+
+
+def lazy_predictions(lake: Lake, since: datetime | None, until: datetime | None) -> pl.LazyFrame:
+    """Predictions of [since, until) as they are stored now, in which an older version may have kept some twice (`first_made`).
+
+    Only what is asked of them is read. To be collected within `lake.answering()`.
+
+    Raises:
+        StateError: there are no predictions yet.
+    """
+    return rows_of(lake.existing(PREDICTIONS), since, until)
 
 
 def first_made(made: pl.DataFrame) -> pl.DataFrame:

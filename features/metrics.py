@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from http.client import HTTPException
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -25,6 +24,7 @@ from features.online_check import KINDS
 from features.store import view_table
 from perennial.errors import UsageError, told
 from perennial.settings import Settings
+from perennial.web_addresses import user_of, without_user
 from pipelines.spec import PipelineSpec
 
 PUSH_WITHIN_S = 5.0
@@ -233,8 +233,7 @@ def publish(settings: Settings, registry: CollectorRegistry, pipeline: str, file
         try:
             _push(settings.pushgateway_url, job, pipeline, registry)
         except (OSError, HTTPException, ValueError) as error:
-            # Without its user and password, which are in front of the host.
-            where = settings.pushgateway_url.rpartition("@")[2]
+            where = without_user(settings.pushgateway_url)
             wrong.append(
                 f"metrics were not pushed to {where} ({error}); see whether the Pushgateway is up and "
                 "PERENNIAL_PUSHGATEWAY_URL is its address"
@@ -243,16 +242,15 @@ def publish(settings: Settings, registry: CollectorRegistry, pipeline: str, file
 
 
 def _push(url: str, job: str, pipeline: str, registry: CollectorRegistry) -> None:
-    parts = urlsplit(url)
-    address = url.replace(f"{parts.netloc.rpartition('@')[0]}@", "", 1) if "@" in parts.netloc else url
+    user = user_of(url)
 
     def send(**request: Any) -> Callable[[], None]:
-        if parts.username is None:
+        if user is None:
             return default_handler(**request)
-        return basic_auth_handler(**request, username=unquote(parts.username), password=unquote(parts.password or ""))
+        return basic_auth_handler(**request, username=user[0], password=user[1])
 
     key = {"pipeline": pipeline}
-    push_to_gateway(address, job, registry, grouping_key=key, timeout=PUSH_WITHIN_S, handler=send)
+    push_to_gateway(without_user(url), job, registry, grouping_key=key, timeout=PUSH_WITHIN_S, handler=send)
 
 
 def serve(metrics: StreamMetrics, host: str, port: int) -> tuple[str, Callable[[], None]]:

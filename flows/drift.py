@@ -11,7 +11,7 @@ import polars as pl
 
 from features.labels import PREDICTIONS, predictions
 from flows.context import Context, predictor
-from perennial.errors import UsageError
+from perennial.errors import StateError, UsageError
 from pipelines.spec import DriftPolicy
 from rollout.ledger import Model
 from serving.batch import MODEL_VERSION, SCORE
@@ -84,25 +84,30 @@ def scored_by(context: Context, model: Model, since: datetime, before: datetime)
     """Predictions of [since, before) with the scores that a model gives, whoever made them.
 
     Another model may have made some of them, whose scores this one's reference does not describe. If it did not know a
-    feature of this one, which so has no value in its rows, they cannot tell how this one's features are distributed, and
-    are left out.
+    feature of this one, which so was perhaps not worked out for its rows, they cannot tell how this one's features are
+    distributed, and are left out.
     """
     rows = predictions(context.lake, since, before)
     rows = rows.with_columns(pl.lit(None).alias(f.name) for f in context.spec.features if f.name not in rows.columns)
-    others = rows.get_column(MODEL_VERSION) != model.version
-    names = context.spec.feature_names
-    unknown = _without_value(rows.filter(others), names) - _without_value(rows.filter(~others), names)
-    if unknown:
-        rows, others = rows.filter(~others), others.filter(~others)
+    made_by = set(rows.get_column(MODEL_VERSION).unique()) - {model.version}
+    unfit = [version for version in made_by if not _knows_all(context, version)]
+    rows = rows.remove(pl.col(MODEL_VERSION).is_in(unfit))
+    others = rows.get_column(MODEL_VERSION).ne_missing(model.version)
     if others.any():
         own = pl.Series(SCORE, predictor(model.uri).predict(rows), dtype=pl.Float64)
         rows = rows.with_columns(pl.when(others).then(own).otherwise(SCORE).alias(SCORE))
     return rows
 
 
-def _without_value(rows: pl.DataFrame, names: list[str]) -> set[str]:
-    """Columns that have no value in any of the rows; none where there are no rows."""
-    return {name for name in names if rows.height and rows.get_column(name).null_count() == rows.height}
+def _knows_all(context: Context, version: str) -> bool:
+    """Whether a version has every feature of the pipeline, as far as it is known: what it lacks counts as missing if not."""
+    entries = context.ledger.history(context.spec.name)
+    uris = {m.version: m.uri for e in entries for m in (e.champion, e.challenger) if m}
+    try:
+        known = predictor(uris[version]).feature_names
+    except (KeyError, StateError):  # never released, or its bundle is gone
+        return True
+    return set(context.spec.feature_names) <= set(known)
 
 
 def some_rows(context: Context, model: Model, check: DriftCheck, most: int) -> pl.DataFrame:

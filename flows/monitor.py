@@ -6,31 +6,31 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from operator import attrgetter
 
 import polars as pl
 from prefect import flow, get_run_logger
 from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
 
-from features.labels import LABEL, PREDICTIONS, Outcomes, outcomes, predictions
+from features.labels import LABEL, PREDICTIONS, Outcomes, outcomes
 from features.lake import CREATED_TIMESTAMP, EVENT_TIMESTAMP
-from features.once import without
 from features.store import ENTITY_KEY
 from flows.alert import AlertSummary, alert_targets, send_alerts
-from flows.context import Context, announce, champion, moment, open_context
+from flows.context import announce, champion, moment, open_context
 from flows.data_docs import document
 from flows.drift import DriftCheck, check_drift, some_rows
-from flows.report import record_metrics, write_report
-from flows.stage import attempt, stage
-from perennial.errors import UsageError
+from flows.report import record_metrics, tell_labels, write_report
+from flows.stage import attempt, judged, stage
+from flows.window import no_predictions, validate_window
+from perennial.errors import StageError, UsageError
 from pipelines.spec import PipelineSpec
 from rollout.ledger import Model
-from serving.batch import MODEL_VERSION, PREDICTION_COLUMNS, SCORE, feature_columns
+from serving.batch import MODEL_VERSION, SCORE
 from serving.predictor import BUNDLE_FILE, read_bundle_file
-from training.decision import RetrainDecision, decide
+from training.decision import RetrainDecision, decide, undecided
 from training.history import champion_history
-from validation.alerts import Finding, findings_of
+from validation.alerts import Finding, findings_of, unjudged
 from validation.calibration import Calibration
-from validation.contract import FAILED, ValidationResult, fingerprint, validate
 from validation.drift import DriftVerdict
 from validation.estimate import (
     EstimateCheck,
@@ -39,10 +39,9 @@ from validation.estimate import (
     estimate_performance,
     with_estimate,
 )
-from validation.log import KeptReport, last_report, last_statuses, record_verdicts
+from validation.log import KeptReport, last_report, last_statuses, record_verdicts, unjudged_since
 from validation.performance import PerformanceVerdict, measure_performance
 from validation.performance_table import performance_markdown
-from validation.quarantine import CONTRACT, quarantined
 from validation.report import MAX_ROWS, drift_table, drift_table_markdown, escaped
 from validation.slices import SliceReference
 from validation.verdict import Status, Verdict
@@ -95,23 +94,6 @@ class Measured:
 
 
 @stage()
-def validate_window(pipeline: str, since: datetime, until: datetime) -> ValidationResult:
-    """Judge the window's feature rows by the contract: those that were predicted from, and the quarantined ones."""
-    context = open_context(pipeline)
-    rows = predictions(context.lake, since, until) if context.lake.exists(PREDICTIONS) else _no_predictions(context)
-    aside = quarantined(context.lake, since, until)
-    if aside.width:
-        # Scored after all, where another contract let it pass.
-        aside = without(aside, rows).drop(FAILED)
-    # Rows that met this very contract when they were scored need no second look.
-    met = pl.col(CONTRACT) == fingerprint(context.spec.contract)
-    rows = rows if CONTRACT in rows.columns else rows.with_columns(pl.lit(None, pl.String).alias(CONTRACT))
-    again = pl.concat([rows.remove(met), aside], how="diagonal_relaxed")
-    columns = feature_columns(context.spec) | PREDICTION_COLUMNS
-    return validate(again, context.spec.contract, pipeline, columns, met=rows.filter(met))
-
-
-@stage()
 def find_drift(pipeline: str, model: Model, until: datetime) -> DriftCheck:
     """Compare the profiles of the last windows with the champion's reference."""
     context = open_context(pipeline)
@@ -132,7 +114,7 @@ def measure(pipeline: str, as_of: datetime, model: Model) -> Measured:
         dividing = sorted({s.feature for s in slices} & context.lake.columns(PREDICTIONS) - set(MEASURED))
         found = outcomes(context.lake, context.spec, since, as_of, (*MEASURED, *dividing))
     else:
-        nothing = _no_predictions(context).with_columns(pl.lit(None, dtype=pl.Boolean).alias(LABEL))
+        nothing = no_predictions(context.spec).with_columns(pl.lit(None, dtype=pl.Boolean).alias(LABEL))
         found = Outcomes(nothing, labelled_rows=0, waiting_rows=0, expired_rows=0, late_labels=0)
     # Part of the window may have been scored by an earlier champion, which this one's AUC at its gate does not describe.
     own = found.frame.filter(pl.col(MODEL_VERSION) == model.version)
@@ -164,6 +146,17 @@ def find_news(pipeline: str, verdicts: dict[str, Verdict]) -> tuple[str, ...]:
 
 
 @stage()
+def find_silent(pipeline: str, verdicts: dict[str, Verdict], as_of: datetime) -> tuple[Finding, ...]:
+    """Checks that have had too little to go on for longer than their windows are."""
+    context = open_context(pipeline)
+    spec = context.spec
+    windows_s = dict.fromkeys(("data", "drift"), spec.drift.watched_s)
+    windows_s["performance"] = spec.performance.window_s + spec.label.horizon_s
+    patience = {check: timedelta(seconds=seconds) for check, seconds in windows_s.items()}
+    return unjudged(verdicts, unjudged_since(context.lake), patience, as_of)
+
+
+@stage()
 def keep_verdicts(pipeline: str, verdicts: dict[str, Verdict], report: KeptReport | None, as_of: datetime) -> None:
     """Keep what was found; from then on it is no news."""
     record_verdicts(open_context(pipeline).lake, verdicts, as_of, moment(None), report)
@@ -188,47 +181,58 @@ async def monitor(pipeline: str = "flights", as_of: datetime | None = None) -> M
     Args:
         pipeline: Name of the pipeline, a folder below `pipelines/`.
         as_of: The run's clock in UTC; none = now. The windows end with the last whole hour before it.
+
+    Raises:
+        UsageError: there is no champion.
+        StageError: a check could not run. It is raised last, when people know and what the others found is kept.
     """
     context, now = open_context(pipeline), moment(as_of)
     model = champion(context)
     if model is None:
         raise UsageError(f"{pipeline} has no champion to monitor yet; run `perennial retrain {pipeline}` first")
-    batch = await validate_window(pipeline, now - timedelta(seconds=context.spec.drift.watched_s), now)
-    check = await find_drift(pipeline, model, now)
-    measured = await measure(pipeline, now, model)
-    verdicts = {"data": batch.verdict, "drift": check.drift.verdict, "performance": measured.performance.verdict}
-    decision = await decide_retrain(pipeline, verdicts, now)
+    since = now - timedelta(seconds=context.spec.drift.watched_s)
+    batch, data = await judged(validate_window(pipeline, since, now), attrgetter("verdict"))
+    check, moved = await judged(find_drift(pipeline, model, now), attrgetter("drift.verdict"))
+    measured, performance = await judged(measure(pipeline, now, model), attrgetter("performance.verdict"))
+    verdicts = {"data": data, "drift": moved, "performance": performance}
+    drift = check.drift if check else DriftVerdict(moved, ())
+    # What kept a check from running may keep the labels from being counted.
+    decided = await attempt("deciding whether a retrain pays", decide_retrain(pipeline, verdicts, now))
+    decision = decided or undecided(context.spec.retrain)
     news = await find_news(pipeline, verdicts)
-    report = await attempt("the drift report", show_drift(pipeline, context.spec, check, model, now))
-    docs = None
-    if not batch.verdict.passed:
+    report = docs = None
+    if check:
+        report = await attempt("the drift report", show_drift(pipeline, context.spec, check, model, now))
+    if batch and not batch.verdict.passed:
         docs = await attempt("the page of Data Docs", document(pipeline, batch, "monitor", now))
     links = {"drift": report.link if report else None, "data": docs}
-    metrics = record_metrics(pipeline, check.drift, verdicts, model, now)
+    metrics = record_metrics(pipeline, drift, verdicts, model, now)
     for warning in await attempt("keeping the metrics", metrics) or ():
         get_run_logger().warning(warning)
-    await publish(pipeline, verdicts, check, measured, decision, links)
+    await attempt("showing it in Prefect", publish(pipeline, verdicts, check, measured, decision, links))
     for name in news:
         get_run_logger().warning("%s: %s", EVENTS[name], verdicts[name].reason)
-        announce(
-            EVENTS[name],
-            pipeline,
-            {
-                "as_of": now.isoformat(),
-                **verdicts[name].as_dict(),
-                "decision": decision.reason,
-                "report": links.get(name),
-            },
-        )
+        about = {**verdicts[name].as_dict(), "decision": decision.reason, "report": links.get(name)}
+        announce(EVENTS[name], pipeline, {"as_of": now.isoformat(), **about})
     if decision.retrain:
         announce("perennial.retrain.needed", pipeline, {"as_of": now.isoformat(), "reason": decision.reason})
     known = {name: link for name, link in links.items() if link}
-    findings = findings_of(verdicts, check.drift, began(check.drift), known)
+    silent = await attempt("looking for checks that stay silent", find_silent(pipeline, verdicts, now))
+    findings = (*findings_of(verdicts, drift, began(drift), known), *(silent or ()))
     told = await attempt("telling people", tell(pipeline, findings, verdicts, decision.summary, now))
     # Last: killed before, the next run finds the same news once more. An alert may come twice, but is never left out.
     await keep_verdicts(pipeline, verdicts, report, now)
-    sent = told.told if told else "they could not be sent"
+    if batch is None or check is None or measured is None or decided is None:
+        raise StageError(what_failed(verdicts, decision))
+    sent = "; ".join((told.told, *told.warnings)) if told else "they could not be sent"
     return MonitorSummary(verdicts, decision, news, measured.labels, report.link if report else None, sent)
+
+
+def what_failed(verdicts: Mapping[str, Verdict], decision: RetrainDecision) -> str:
+    """Why a run ends as failed, in a sentence."""
+    broken = [f"{name} ({v.reason})" for name, v in verdicts.items() if v.status is Status.ERROR]
+    checks = f"could not be checked: {'; '.join(broken)}; " if broken else ""
+    return f"{checks}{decision.summary}; what else was found is told and kept"
 
 
 async def tell(
@@ -269,56 +273,34 @@ def began(drift: DriftVerdict) -> dict[str, datetime]:
     return {"drift": min(times)} if times else {}
 
 
-def tell_labels(counts: Mapping[str, int], horizon_s: int) -> str:
-    """What became of the labels, in a sentence; `counts` as `MonitorSummary.labels`."""
-    told = (
-        f"{counts['labelled_rows']} predictions have their label, {counts['waiting_rows']} wait for it, of "
-        f"{counts['expired_rows']} none came within {timedelta(seconds=horizon_s)}"
-    )
-    if not counts["late_labels"]:
-        return told
-    return f"{told}; {counts['late_labels']} labels came later than that and do not count: is the horizon too short?"
-
-
 async def publish(
     pipeline: str,
     verdicts: Mapping[str, Verdict],
-    check: DriftCheck,
-    measured: Measured,
+    check: DriftCheck | None,
+    measured: Measured | None,
     decision: RetrainDecision,
     links: Mapping[str, str | None],
 ) -> None:
     """What a person sees in the Prefect UI: a summary, and the columns and slices, worst first."""
-    labels = tell_labels(measured.labels, open_context(pipeline).spec.label.horizon_s)
+    labels = "They could not be counted."
+    if measured:
+        labels = tell_labels(measured.labels, open_context(pipeline).spec.label.horizon_s)
     get_run_logger().info(labels)
-    lines = [f"# {pipeline}, {check.since:%Y-%m-%d %H:%M} to {check.until:%Y-%m-%d %H:%M} UTC", ""]
+    when = f", {check.since:%Y-%m-%d %H:%M} to {check.until:%Y-%m-%d %H:%M} UTC" if check else ""
+    lines = [f"# {pipeline}{when}", ""]
     lines += [
         f"- **{name}: {verdict.status.name}**. {escaped(verdict.reason)}"
         + (f" ([look]({links[name]}))" if links.get(name) else "")
         for name, verdict in verdicts.items()
     ]
     lines += ["", f"**Decision.** {escaped(decision.reason)}", "", f"**Labels.** {labels}", ""]
-    lines += [drift_table_markdown(check.drift), ""]
-    lines += [performance_markdown(measured.performance, measured.estimate, measured.check)]
+    if check:
+        lines += [drift_table_markdown(check.drift), ""]
+    if measured:
+        lines += [performance_markdown(measured.performance, measured.estimate, measured.check)]
     key = pipeline.replace("_", "-")
     await acreate_markdown_artifact(
         "\n".join(lines), key=f"monitor-{key}", description=f"What monitoring found in {pipeline}"
     )
-    table = drift_table(check.drift)
-    if table:
+    if check and (table := drift_table(check.drift)):
         await acreate_table_artifact(table, key=f"drift-{key}", description=f"How far each column of {pipeline} moved")
-
-
-def _no_predictions(context: Context) -> pl.DataFrame:
-    kinds = {"numeric": pl.Float64(), "categorical": pl.String()}
-    return pl.DataFrame(
-        schema={
-            ENTITY_KEY: pl.String(),
-            EVENT_TIMESTAMP: pl.Datetime("us", "UTC"),
-            **{f.name: kinds[f.kind] for f in context.spec.features},
-            SCORE: pl.Float64(),
-            MODEL_VERSION: pl.String(),
-            CONTRACT: pl.String(),
-            CREATED_TIMESTAMP: pl.Datetime("us", "UTC"),
-        }
-    )

@@ -11,7 +11,7 @@ import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import polars as pl
@@ -58,6 +58,39 @@ class ReportLinks:
         return self.mlflow or (self.path.as_uri() if self.path else None)
 
 
+@dataclass(frozen=True)
+class InMlflow:
+    """Where a folder of pages is in MLflow.
+
+    Attributes:
+        link: address of the folder in MLflow's pages; None when it is not there.
+        why_not: a sentence; empty when it is there.
+    """
+
+    link: str | None
+    why_not: str = ""
+
+
+def put_into_mlflow(tracking_uri: str, pipeline: str, version: str, folder: Path, path: str) -> InMlflow:
+    """Attach the files of a folder to the champion's monitoring run. Never raises: what is shown here is on disk already.
+
+    Args:
+        tracking_uri: http(s) address of the MLflow server.
+        pipeline: name of the pipeline.
+        version: the champion's.
+        folder: files, and no folders among them.
+        path: where below the run's artifacts.
+    """
+    try:
+        run = open_monitoring_run(tracking_uri, pipeline, version)
+        return InMlflow(attach(tracking_uri, run, folder, path))
+    except PerennialError as error:
+        return InMlflow(None, _ended(error.what))
+    except Exception as error:  # of whatever library the artifact store is reached by
+        LOG.warning("%s could not be attached", path, exc_info=True)
+        return InMlflow(None, f"it ended in {type(error).__name__}: {_ended(str(error)[:200])}")
+
+
 @stage()
 def write_report(
     pipeline: str,
@@ -95,14 +128,12 @@ def write_report(
     except (OSError, StateError) as error:
         why = error.what if isinstance(error, StateError) else told(error)
         return ReportLinks(None, None, f"there is no drift report: {why}")
-    try:
-        run = open_monitoring_run(settings.mlflow_tracking_uri, pipeline, model.version)
-        link = attach(settings.mlflow_tracking_uri, run, folder, f"drift/{folder.name}")
-    except PerennialError as error:
-        return ReportLinks(
-            folder / PAGE_FILE, None, " ".join((*notes, f"The report is not in MLflow: {_ended(error.what)}"))
-        )
-    return ReportLinks(folder / PAGE_FILE, f"{link}/{PAGE_FILE}", " ".join(notes))
+    path = f"drift/{folder.name}"
+    shared = put_into_mlflow(settings.mlflow_tracking_uri, pipeline, model.version, folder, path)
+    if shared.link is None:
+        notes = (*notes, f"The report is not in MLflow: {shared.why_not}")
+        return ReportLinks(folder / PAGE_FILE, None, " ".join(notes))
+    return ReportLinks(folder / PAGE_FILE, f"{shared.link}/{PAGE_FILE}", " ".join(notes))
 
 
 def _draw_evidently(drift: DriftVerdict, rows: pl.DataFrame, model: Model, path: Path) -> str:
@@ -138,6 +169,17 @@ def forget_old_reports(reports: Path, keep: Path) -> None:
     for folder in found[KEPT_REPORTS:]:
         if folder != keep:
             shutil.rmtree(folder, ignore_errors=True)  # another monitor may be at the same
+
+
+def tell_labels(counts: Mapping[str, int], horizon_s: int) -> str:
+    """What became of the labels, in a sentence; `counts` as `MonitorSummary.labels`."""
+    told = (
+        f"{counts['labelled_rows']} predictions have their label, {counts['waiting_rows']} wait for it, of "
+        f"{counts['expired_rows']} none came within {timedelta(seconds=horizon_s)}"
+    )
+    if not counts["late_labels"]:
+        return told
+    return f"{told}; {counts['late_labels']} labels came later than that and do not count: is the horizon too short?"
 
 
 @stage()

@@ -82,6 +82,8 @@ def predict(pipeline: str, rows: pl.DataFrame, model: Model, as_of: datetime) ->
 async def score(pipeline: str = "flights", as_of: datetime | None = None) -> ScoreSummary:
     """Score the events that came in since the last run, unless they break the pipeline's contract.
 
+    Events older than the label's horizon are left alone: a prediction could no longer serve anybody.
+
     Args:
         pipeline: Name of the pipeline, a folder below `pipelines/`.
         as_of: The run's clock in UTC; none = now. Later events are left for a later run.

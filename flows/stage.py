@@ -18,11 +18,14 @@ from typing import Any, ParamSpec, TypeVar
 from prefect import Task, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
+from prefect.exceptions import CancelledRun
 
-from perennial.errors import ConflictError
+from perennial.errors import ConflictError, PerennialError
+from validation.verdict import Status, Verdict
 
 P = ParamSpec("P")
 R = TypeVar("R")
+MOST_CHARACTERS = 300
 
 
 def stage(
@@ -65,6 +68,30 @@ async def attempt(what: str, doing: Awaitable[R]) -> R | None:
         told = f"{error}".rstrip(". ") or type(error).__name__
         get_run_logger().warning("%s failed: %s. The run goes on", what, told, exc_info=True)
         return None
+
+
+async def judged(doing: Awaitable[R], verdict_of: Callable[[R], Verdict]) -> tuple[R | None, Verdict]:
+    """What a check found, and its verdict; one that raises is told of as any other finding is, so it is an ERROR.
+
+    Args:
+        doing: is awaited.
+        verdict_of: what it found -> the verdict.
+    """
+    try:
+        found = await doing
+    except CancelledRun:
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever a file that is damaged or a pipeline's own code raises
+        get_run_logger().warning("a check could not run; the others do", exc_info=True)
+        return None, Verdict(Status.ERROR, _sentence(error))
+    return found, verdict_of(found)
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, PerennialError):
+        return error.what.rstrip(". ")
+    first = f"{error}".strip().partition("\n")[0][:MOST_CHARACTERS].rstrip(". ")
+    return f"it ended in {type(error).__name__}" + (f": {first}" if first else "")
 
 
 def _came_second(_: object, __: object, state: State[Any]) -> bool:

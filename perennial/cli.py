@@ -13,6 +13,7 @@ from perennial import alert_commands, contract_commands, dead_letter_commands, f
 from perennial.arguments import AsOf, PipelineName, moment
 from perennial.drift_commands import drift
 from perennial.errors import PerennialError, UnreachableError, UsageError
+from perennial.web_addresses import without_user
 from perennial.wording import counted
 
 if TYPE_CHECKING:
@@ -163,12 +164,16 @@ def ingest(
 
 @app.command()
 def score(pipeline: PipelineName, as_of: AsOf = None) -> None:
-    """Score what came in since the last run."""
+    """Score what came in since the last run, as far back as a label may still come; older events stay unscored."""
     now = moment(as_of) if as_of else None
     connect(pipeline)
     from flows.score import score as flow
 
     summary = run(flow(pipeline, now))
+    if summary.version is None:
+        raise UsageError(
+            f"nothing was scored: {pipeline} has no champion yet; run `perennial retrain {pipeline}` first"
+        )
     print(f"{counted(summary.scored_rows, 'prediction')} by version {summary.version}")
     if summary.quarantined_rows:
         print(f"{counted(summary.quarantined_rows, 'row')} did not meet the contract and are in quarantine")
@@ -288,7 +293,7 @@ def traffic(
         raise UsageError(f"--day {day}: the history of {pipeline} has no event to score on that day; choose another")
     sender = Traffic(settings().scoring_url)
     sender.wanted.put((bodies, per_second))
-    print(f"{per_second:g} requests a second to {settings().scoring_url}. Ctrl-C stops them.")
+    print(f"{per_second:g} requests a second to {without_user(settings().scoring_url)}. Ctrl-C stops them.")
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: sender.stopped.set())
     sender.send(f"/v1/{pipeline}/score")

@@ -9,6 +9,7 @@ from urllib.request import urlopen
 from perennial.addresses import QUIET
 from perennial.errors import UnreachableError
 from perennial.settings import Settings
+from perennial.web_addresses import without_user
 
 PROBE_S = 2.0
 
@@ -27,12 +28,14 @@ def connect_prefect(settings: Settings) -> None:
     for name, value in quiet.items():
         os.environ.setdefault(name, value)
     if "prefect_api_url" in settings.model_fields_set:
+        # The probe needs no user, and its errors would repeat the password.
+        address = without_user(settings.prefect_api_url)
         try:
-            with urlopen(f"{settings.prefect_api_url}/health", timeout=PROBE_S):
+            with urlopen(f"{address}/health", timeout=PROBE_S):
                 pass
         except (OSError, ValueError, HTTPException) as error:  # ValueError: it is no URL
             raise UnreachableError(
-                f"no Prefect server answers at {settings.prefect_api_url} ({error}); start one with `perennial up` and "
+                f"no Prefect server answers at {address} ({error}); start one with `perennial up` and "
                 "wait until it is ready, or set PREFECT_API_URL"
             ) from error
         os.environ["PREFECT_API_URL"] = settings.prefect_api_url

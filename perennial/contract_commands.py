@@ -57,9 +57,9 @@ def check(
     events = scored_events(context.lake, context.spec, first, end)
     rows = historical(context.spec, context.settings, events, {})
     judged = validate(rows, context.spec.contract, pipeline, feature_columns(context.spec))
-    print(
-        f"{counted(rows.height, 'event')}, {at(first)} to {at(end)} UTC; {judged.quarantined.height:,} would be quarantined"
-    )
+    # Where a column is not as the pipeline says, the rows may be fine: scoring stops, and quarantines none.
+    aside = 0 if judged.misfits else judged.quarantined.height
+    print(f"{counted(rows.height, 'event')}, {at(first)} to {at(end)} UTC; {aside:,} would be quarantined")
     for one in judged.judgements:
         shown = ", ".join(f"{value!r} ({count:,})" for value, count in one.examples[:5])
         told = f"{one.failed_rows:,} of {one.checked_rows:,} rows fail" + (f": {shown}" if shown else "")

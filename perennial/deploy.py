@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 
 from perennial.errors import StateError
+from perennial.web_addresses import without_user
 
 WORK_POOL = "perennial"
 
@@ -23,7 +24,7 @@ def make_work_pool(client: httpx.Client, api_url: str) -> None:
     answer = client.post(f"{api_url}/work_pools/", json={"name": WORK_POOL, "type": "process"})
     if answer.status_code not in (httpx.codes.CREATED, httpx.codes.CONFLICT):
         raise StateError(
-            f"Prefect at {api_url} refused the work pool {WORK_POOL!r}: {answer.status_code} {answer.text}"
+            f"Prefect at {without_user(api_url)} refused the work pool {WORK_POOL!r}: {answer.status_code} {answer.text}"
         )
 
 

@@ -46,6 +46,8 @@ def drift(
         f"{pipeline}, {checked.since:%Y-%m-%d %H:%M} to {checked.until:%Y-%m-%d %H:%M} UTC, against version {model.version}"
     )
     console.print(_table(checked.drift))
+    for line in _reasons(checked.drift):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.print(f"{verdict.status.name}. {verdict.reason}", markup=False, highlight=False, soft_wrap=True)
     if not verdict.passed:
         raise typer.Exit(1)
@@ -84,16 +86,33 @@ def _with_window(policy: DriftPolicy, text: str) -> DriftPolicy:
 
 
 def _table(drift: DriftVerdict) -> Table:
+    """Every column in a terminal of 80 characters; why is told below."""
+    from rich import box
     from rich.table import Table
     from rich.text import Text
 
     from validation.report import drift_table
 
-    table = Table()
-    rows = drift_table(drift)
-    for name in rows[0] if rows else ():
-        right = name not in ("column", "state", "why", "since")
-        table.add_column(name, justify="right" if right else "left", no_wrap=name == "column", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row.values()))
+    table = Table(box=box.SIMPLE, pad_edge=False, padding=(0, 1))
+    for name in ("column", "importance", "PSI", "missing", "state"):
+        right = name not in ("column", "state")
+        table.add_column(name, justify="right" if right else "left", no_wrap=name != "column", overflow="fold")
+    for row in drift_table(drift):
+        missing = f"{row['missing before']} -> {row['missing now']}"
+        cells = (row["column"], row["importance"], row["PSI"], missing, row["state"])
+        table.add_row(*(Text(cell) for cell in cells))
     return table
+
+
+def _reasons(drift: DriftVerdict) -> list[str]:
+    """Why, for each column that moved or could not be judged by itself, a line each."""
+    from validation.verdict import Status
+
+    told = []
+    for one in drift.features:
+        moved = one.status is Status.FAIL or one.watched
+        # What keeps all columns from being judged is the verdict's own sentence.
+        alone = one.status is Status.INCONCLUSIVE and one.reason not in drift.verdict.reason
+        if moved or alone:
+            told.append(f"{one.feature}{f', since {one.since:%Y-%m-%d %H:%M}' if one.since else ''}: {one.reason}")
+    return told

@@ -32,6 +32,7 @@ from perennial.ports import HOST, SERVICE_NAMES, StackPorts, check_free
 from perennial.processes import Child, spawn, stop_trees, tail
 from perennial.services import WHAT, Service, command
 from perennial.settings import STACK_FILE, Settings
+from perennial.web_addresses import without_user
 
 PROJECT = Path(__file__).resolve().parent.parent
 START_LIMIT_S = 180.0
@@ -114,7 +115,7 @@ class Stack:
         children = {child.name: child for child in self._children}
         lines: list[Service] = []
         for name, what in WHAT.items():
-            address = self.addresses[FIELDS.get(name, "prefect_api_url")].removesuffix("/api")
+            address = without_user(self.addresses[FIELDS.get(name, "prefect_api_url")]).removesuffix("/api")
             if name in children:
                 lines.append(Service(name, what, address, children[name].key.pid, children[name].log))
             elif name in FIELDS:

@@ -30,6 +30,11 @@ OUR_COLUMNS = frozenset(
     {"kafka_partition", "kafka_offset", "created_timestamp", "extra", "late_s", "too_late", "is_duplicate"}
 )
 
+RESERVED_NAMES = OUR_COLUMNS | {
+    "contract", "entity_key", "event_timestamp", "failed_expectation", "label", "label_timestamp", "model_version", "score",
+}  # fmt: skip
+"""Columns that stand beside a pipeline's features in the lake, in training sets and in predictions."""
+
 POLARS_TYPES: Mapping[FieldType, pl.DataType] = {
     "string": pl.String(),
     "int": pl.Int64(),
@@ -163,7 +168,12 @@ class LabelSpec(Spec):
 
 
 class Expectation(Spec):
-    """One line of the data contract, compiled to a Great Expectations expectation."""
+    """One line of the data contract, compiled to a Great Expectations expectation.
+
+    `matches` asks the whole value: `[A-Z]{3}` is met by three letters and nothing else, not even a line break after them.
+    `unique` holds among the rows that are judged together: a batch that is scored, a training set, the window of `monitor`.
+    A batch does not know the values of earlier ones.
+    """
 
     column: Name
     kind: Literal["not_null", "between", "in_set", "matches", "unique"]
@@ -171,7 +181,12 @@ class Expectation(Spec):
     maximum: float | None = None
     values: tuple[str, ...] = ()
     pattern: str | None = None
-    mostly: float = Field(1.0, gt=0, le=1, description="Share of rows that must meet it.")
+    mostly: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Share of rows that must meet it; a batch fails for more than chance.",
+    )
 
 
 class ModelSpec(Spec):
@@ -221,7 +236,8 @@ class DriftPolicy(Spec):
         0.02,
         ge=0,
         le=1,
-        description="Share of the champion's importance from which a feature can make the verdict FAIL; below it is watched.",
+        description="Share of the champion's importance from which a feature can make the verdict FAIL; below it is watched. "
+        "Where there are many features, half of an equal share is enough.",
     )
     false_alarms: float = Field(
         0.01, gt=0, lt=1, description="Share of judgements without any drift that may name a column all the same."
@@ -333,7 +349,7 @@ class AlertPolicy(Spec):
     cooldown_s: int = Field(
         86_400,
         gt=0,
-        description="Seconds in which what was told is not told again; after them, what still lasts is told as a reminder.",
+        description="Seconds in which what lasts is not told again, and of what comes and goes no second recovery is told.",
     )
 
 
@@ -385,6 +401,10 @@ class PipelineSpec(Spec):
                         "only a count"
                     )
         known = [f.name for f in self.features]
+        if taken := sorted(set(known) & RESERVED_NAMES):
+            raise ValueError(
+                f"{self.name}: features {taken} have names of columns that perennial keeps beside them; name them otherwise"
+            )
         if len(set(known)) != len(known):
             raise ValueError(f"{self.name}: a feature is named twice in {known}")
         if unknown := sorted(set(self.performance.slices) - set(known)):

@@ -106,6 +106,12 @@ def decide(
     )
 
 
+def undecided(policy: RetrainPolicy) -> RetrainDecision:
+    """The answer where it could not be asked, such as when no labels can be read: no."""
+    why = "no retrain: whether one pays could not be decided, see the run's log"
+    return RetrainDecision(False, why, (), policy.cost_usd, None, 0, False, why)
+
+
 def _causes(verdicts: Mapping[str, Verdict], staleness_s: float | None, policy: RetrainPolicy) -> dict[str, str]:
     """Everything that asks for a retrain, as a clause each."""
     causes: dict[str, str] = {}

@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from perennial.errors import StateError, UnreachableError, UsageError
+from perennial.web_addresses import user_of, without_user
 
 CONNECT_TIMEOUT_S, ANSWER_TIMEOUT_S = 3.0, 30.0
 METRICS_PER_CALL, LONGEST_VALUE = 1000, 5000
@@ -28,16 +29,18 @@ class Server:
     def __init__(self, tracking_uri: str) -> None:
         import httpx
 
-        if urlsplit(tracking_uri).scheme not in ("http", "https"):
+        # Of what follows, nothing but the client knows the password.
+        self.address = without_user(tracking_uri).rstrip("/")
+        if urlsplit(self.address).scheme not in ("http", "https"):
             raise UsageError(
-                f"MLFLOW_TRACKING_URI is {tracking_uri!r}; it must be the http(s) address of an MLflow server"
+                f"MLFLOW_TRACKING_URI is {self.address!r}; it must be the http(s) address of an MLflow server"
             )
-        self.address = tracking_uri.rstrip("/")
         user, token = os.environ.get("MLFLOW_TRACKING_USERNAME"), os.environ.get("MLFLOW_TRACKING_TOKEN")
+        named = (user, os.environ.get("MLFLOW_TRACKING_PASSWORD", "")) if user else user_of(tracking_uri)
         self.client = httpx.Client(
             timeout=httpx.Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
-            auth=(user, os.environ.get("MLFLOW_TRACKING_PASSWORD", "")) if user else None,
-            headers={"Authorization": f"Bearer {token}"} if token and not user else None,
+            auth=named,
+            headers={"Authorization": f"Bearer {token}"} if token and not named else None,
         )
 
     def __enter__(self) -> Server:
@@ -56,7 +59,7 @@ class Server:
                 response = self.client.get(url, params=arguments)
             else:
                 response = self.client.request(method, url, json=arguments)
-        except httpx.TransportError as error:
+        except (httpx.TransportError, httpx.InvalidURL) as error:
             raise UnreachableError(
                 f"MLflow does not answer at {self.address} ({type(error).__name__}); "
                 "start it with `perennial up` or set MLFLOW_TRACKING_URI"
@@ -126,8 +129,8 @@ def as_uri(artifact_uri: str, tracking_uri: str) -> str:
     scheme = urlsplit(artifact_uri).scheme
     if scheme == "mlflow-artifacts":
         raise UsageError(
-            f"MLflow at {tracking_uri} proxies artifacts ({artifact_uri}); start it with --no-serve-artifacts and a "
-            "--default-artifact-root that this program and the scoring service can reach"
+            f"MLflow at {without_user(tracking_uri)} proxies artifacts ({artifact_uri}); start it with "
+            "--no-serve-artifacts and a --default-artifact-root that this program and the scoring service can reach"
         )
     return artifact_uri.rstrip("/") if scheme else Path(artifact_uri).as_uri()
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from perennial.web_addresses import without_user
 from training.mlflow_rest import Server, as_uri, copy_folder, key_values, log_metrics, now_ms, open_experiment
 
 VERSION_TAG = "perennial.monitored_version"
@@ -103,7 +104,9 @@ def attach(tracking_uri: str, run: MonitoringRun, folder: Path, path: str) -> st
         UnreachableError: the store does not answer.
     """
     copy_folder(folder, f"{as_uri(run.artifacts, tracking_uri)}/{path}")
-    return f"{tracking_uri.rstrip('/')}/#/experiments/{run.experiment_id}/runs/{run.run_id}/artifacts/{path}"
+    return (
+        f"{without_user(tracking_uri).rstrip('/')}/#/experiments/{run.experiment_id}/runs/{run.run_id}/artifacts/{path}"
+    )
 
 
 def _open(server: Server, pipeline: str, version: str) -> MonitoringRun:

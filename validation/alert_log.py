@@ -11,13 +11,13 @@ from typing import get_args
 import polars as pl
 
 from features.lake import CREATED_TIMESTAMP, EVENT_TIMESTAMP, Lake
-from perennial.errors import ConflictError, StateError
+from perennial.errors import StateError
 from validation.alerts import Alert, Kind, Severity, Told, told_by
+from validation.record import append_again
 
 ALERTS = "alerts"
 NOBODY = ""
 """The target of what was due while none was configured."""
-TRIES = 10
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,7 @@ class Sent:
 def record_sent(lake: Lake, sent: Sequence[Sent], created: datetime) -> None:
     """Keep what was sent, in one commit.
 
-    A row says what has happened, whatever another writer commits, so an append that came second is made again. The same
-    message kept twice counts as one.
+    The same message kept twice counts as one.
 
     Raises:
         ConflictError: other writers kept committing first; what was sent may be sent once more.
@@ -55,14 +54,7 @@ def record_sent(lake: Lake, sent: Sequence[Sent], created: datetime) -> None:
         for alert, told in [(one.alert, told_by(one.alert))]
     ]
     frame = pl.DataFrame(rows).with_columns(pl.col(EVENT_TIMESTAMP, CREATED_TIMESTAMP).cast(pl.Datetime("us", "UTC")))
-    for tries_left in reversed(range(TRIES)):
-        try:
-            lake.append(ALERTS, frame, partition_by=None)
-        except ConflictError:
-            if not tries_left:
-                raise
-        else:
-            return
+    append_again(lake, ALERTS, frame, partition_by=None)
 
 
 def told_to(lake: Lake) -> Mapping[str, tuple[Told, ...]]:

@@ -29,6 +29,9 @@ NEXT = {
 ELSE = "`perennial monitor {pipeline}` shows how it is now."
 # What chat programs take for a mention or a link: @name, !channel, https://. A blank within ends that.
 _CALLS = re.compile(r"[@!](?=[^\s=])|:(?=//)")
+# They and mail readers take www.name.example for a link as well, and browsers any full stop for its dot. What follows the
+# last one of a domain begins with two letters, which no decimal fraction does.
+_DOMAIN_DOT = re.compile(r"(?<=[\w\x80-\U0010ffff])[.\u3002\uff0e\uff61](?=[^\W\d_](?:[^\W\d_]|[^\x00-\x7f]))")
 
 
 def title(alert: Alert) -> str:
@@ -52,7 +55,7 @@ def harmless(told: str, most: int = MOST_CHARACTERS) -> str:
     line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in told)
     if len(line) > most:
         line = f"{line[: most - 1]}…"
-    return _CALLS.sub(lambda found: f"{found[0]} ", line)
+    return _DOMAIN_DOT.sub(r"[\g<0>]", _CALLS.sub(lambda found: f"{found[0]} ", line))
 
 
 def _body(alert: Alert, code: bool) -> str:

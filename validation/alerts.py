@@ -4,8 +4,10 @@
                        open --cooldown--> open     reminder
                        open --graver, one more column--> open   alert
 
-What was said within the cooldown is not said again, whatever happened in between. A check that is INCONCLUSIVE or could
-not run ends nothing: only a PASS does.
+The last word may be an alert too many, but never a recovery too early: what fails after a recovery was told is told at
+once, however lately it was told before. So that a check that comes and goes does not tell of each turn, a second
+recovery within the cooldown waits, and the check counts as open: one PASS after the cooldown tells it. A check that is
+INCONCLUSIVE or could not run ends nothing: only a PASS does.
 """
 
 from __future__ import annotations
@@ -134,6 +136,26 @@ def findings_of(
     return tuple(found)
 
 
+def unjudged(
+    verdicts: Mapping[str, Verdict], since: Mapping[str, datetime], patience: Mapping[str, timedelta], as_of: datetime
+) -> tuple[Finding, ...]:
+    """Checks that have had too little to go on for too long: a stream that ended, labels that stay away.
+
+    Args:
+        verdicts: of this run, by check.
+        since: from when on a check has been neither PASS nor FAIL.
+        patience: how long that is nothing odd, such as until a new pipeline's first window is full; other checks have none.
+        as_of: the moment (UTC).
+    """
+    found = []
+    for check, verdict in verdicts.items():
+        silent = verdict.status is Status.INCONCLUSIVE and check in since and check in patience
+        if silent and as_of - since[check] > patience[check]:
+            headline = f"{check} has not been judged since {since[check]:%Y-%m-%d %H:%M} UTC: {verdict.reason}"
+            found.append(Finding(check, Severity.WARNING, headline, since=since[check]))
+    return tuple(found)
+
+
 def due(
     pipeline: str,
     findings: Iterable[Finding],
@@ -145,14 +167,15 @@ def due(
 ) -> tuple[Alert, ...]:
     """The messages that are due now to somebody who was told `history`.
 
-    A finding that was told within the cooldown, as grave and with all its columns, is not told again; nor is anything
-    of a check that was told of at this very moment, so that a run that is repeated says nothing twice. What was told
-    of later moments is not known yet.
+    A finding that was told within the cooldown and since the last recovery, as grave and with all its columns, is not
+    told again; a recovery is not within the cooldown after the one before. Nor is anything of a check that was told of
+    at this very moment, so that a run that is repeated says nothing twice. What was told of later moments is not known
+    yet.
 
     Args:
         pipeline: whose checks they are.
         findings: of this run, one a check.
-        verdicts: of this run; a check that PASSes and has no finding is over.
+        verdicts: of this run; a check that PASSes and has no finding is fine.
         history: what was told, in any order; twice counts as once.
         policy: the cooldown.
         decision: what was decided about a retrain.
@@ -166,17 +189,16 @@ def due(
         if told.as_of <= as_of:
             by_check.setdefault(told.check, []).append(told)
     wrong = {finding.check: finding for finding in findings}
+    cooldown = timedelta(seconds=policy.cooldown_s)
     alerts = []
     for finding in sorted(wrong.values(), key=lambda f: -f.severity):
-        kind = _kind(finding, by_check.get(finding.check, []), timedelta(seconds=policy.cooldown_s), as_of)
-        if kind:
-            alerts.append(
-                Alert(pipeline, kind, _dated(finding, by_check.get(finding.check, []), as_of), decision, as_of)
-            )
+        told_of = by_check.get(finding.check, [])
+        if kind := _kind(finding, told_of, cooldown, as_of):
+            alerts.append(Alert(pipeline, kind, _dated(finding, told_of, as_of), decision, as_of))
     for check, told_of in by_check.items():
         episode = _episode(told_of)
-        over = check in verdicts and verdicts[check].passed and check not in wrong
-        if over and episode and told_of[-1].as_of < as_of:
+        fine = check in verdicts and verdicts[check].passed and check not in wrong
+        if fine and episode and told_of[-1].as_of < as_of and not _recovered_since(told_of, as_of - cooldown):
             gravest = max(told.severity for told in episode)
             finding = Finding(check, gravest, verdicts[check].reason, since=episode[0].as_of)
             alerts.append(Alert(pipeline, "recovery", finding, decision, as_of))
@@ -201,10 +223,10 @@ def _kind(finding: Finding, told_of: list[Told], cooldown: timedelta, as_of: dat
     """As what a finding is told; None if it is not."""
     if told_of and told_of[-1].as_of == as_of:
         return None
-    problems = [told for told in told_of if told.kind != "recovery"]
-    if _covers([told for told in problems if as_of - told.as_of < cooldown], finding):
+    episode = _episode(told_of)
+    if _covers([told for told in episode if as_of - told.as_of < cooldown], finding):
         return None
-    return "reminder" if _covers(_episode(told_of), finding) else "alert"
+    return "reminder" if _covers(episode, finding) else "alert"
 
 
 def _covers(told_of: list[Told], finding: Finding) -> bool:
@@ -217,6 +239,10 @@ def _episode(told_of: list[Told]) -> list[Told]:
     """What was told since the last recovery."""
     ends = [number for number, told in enumerate(told_of) if told.kind == "recovery"]
     return told_of[ends[-1] + 1 :] if ends else told_of
+
+
+def _recovered_since(told_of: list[Told], moment: datetime) -> bool:
+    return any(told.kind == "recovery" and told.as_of > moment for told in told_of)
 
 
 def _dated(finding: Finding, told_of: list[Told], as_of: datetime) -> Finding:

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import polars as pl
 
-from perennial.errors import UsageError
 from pipelines.spec import Expectation
+from validation.lines import Kind as Kind
+from validation.lines import complete, misfits
+from validation.lines import describe as describe
 from validation.suite import Found, run_suite
 from validation.verdict import Status, Verdict, worst
 
@@ -25,7 +25,23 @@ FAILED = "failed_expectation"
 # Judged at once: what Great Expectations holds grows with the rows. A million of twelve lines take 450 MB whole, so 220.
 SLICE_ROWS = 100_000
 EXAMPLES, EXAMPLE_LENGTH = 20, 200
-Kind = Literal["numeric", "categorical", "any"]
+CHANCE = 0.01
+"""A batch fails only for what is rarer than this while the share of rows that `mostly` asks for holds."""
+
+
+@dataclass(frozen=True)
+class Met:
+    """Rows of a batch that met this very contract before, as far as the judgement of the whole needs them.
+
+    Attributes:
+        rows: how many there are.
+        missing: by column, how many of them have no value there: of each column that a line names.
+        unique: the values of the columns that must be unique, which only all rows together can be.
+    """
+
+    rows: int
+    missing: Mapping[str, int]
+    unique: pl.DataFrame
 
 
 @dataclass(frozen=True)
@@ -34,7 +50,7 @@ class Judgement:
 
     Attributes:
         expectation: the line.
-        verdict: FAIL when fewer rows met it than it demands.
+        verdict: FAIL when more rows fail it than chance allows (`too_many`).
         missing_rows: rows without a value, which it passed over.
         checked_rows: rows that have one.
         failed_rows: of those, the rows that did not meet it.
@@ -49,16 +65,21 @@ class Judgement:
     failed_rows: int
     examples: tuple[tuple[str, int], ...]
 
+    @property
+    def share(self) -> float:
+        """Of the rows that have a value, how many met it; 1 where none has."""
+        return (self.checked_rows - self.failed_rows) / self.checked_rows if self.checked_rows else 1.0
+
 
 @dataclass(frozen=True)
 class ValidationResult:
     """A batch, parted by its contract.
 
     Attributes:
-        valid: rows that met every expectation, in order.
+        valid: rows that met every expectation, in order; those that had met it before are not among them.
         quarantined: rows that did not, in order, with one more column, `failed_expectation`.
-        verdict: FAIL when an expectation was met by fewer rows than it demands, or a column is not there or of a type
-            that cannot meet it; INCONCLUSIVE when there was nothing to check.
+        verdict: FAIL when more rows fail an expectation than chance allows, or a column is not there or of a type that
+            cannot meet it; INCONCLUSIVE when there was nothing to check.
         judgements: what each line of the contract found, in the contract's order.
         misfits: what is wrong with the batch's columns, a sentence each. The rows themselves may be fine then: it is the
             code that makes them, or the contract, that must be mended.
@@ -82,12 +103,13 @@ def validate(
     expectations: tuple[Expectation, ...],
     name: str,
     columns: Mapping[str, Kind] | None = None,
-    met: pl.DataFrame | None = None,
+    met: Met | None = None,
 ) -> ValidationResult:
     """Judge a batch by its contract.
 
     Null and NaN are missing: `not_null` refuses them, every other expectation passes over them, and its `mostly` is a
-    share of the rows that have a value. A row that fails is quarantined even where `mostly` lets the batch pass.
+    share of the rows that have a value. A row that fails is quarantined even where the batch passes; the batch fails when
+    so many do that the share of good rows is lower than `mostly`, and not by chance (`too_many`).
 
     Args:
         frame: the batch, one row an event or a feature vector.
@@ -96,31 +118,31 @@ def validate(
         columns: the columns there must be, each with its kind: one that is not there or of another kind fails the batch,
             any other is told as new. None = only what the expectations name is looked at.
         met: more rows of the batch that met this contract when they were judged the first time. They count, and are not
-            judged again: that would take six seconds for a million rows. They come first in `valid`.
+            judged again, but for what must be unique: that would take six seconds for a million rows.
 
     Raises:
         UsageError: an expectation lacks what its kind needs (a bound, a set, a pattern that compiles).
     """
     for expectation in expectations:
-        _check(expectation)
+        complete(expectation)
     # The same line twice counts once.
     lines = tuple(dict.fromkeys(expectations))
-    rows = frame.height + (met.height if met is not None else 0)
+    rows = frame.height + (met.rows if met else 0)
     if not rows:
         return _part(frame, {}, Verdict(Status.INCONCLUSIVE, f"{name}: no rows to validate", {"rows": 0}))
-    misfits = _misfits(frame.schema, lines, columns or {})
+    unfit = misfits(frame.schema, lines, columns or {})
     new = sorted(set(frame.columns) - set(columns) - {e.column for e in lines}) if columns is not None else []
-    asked = [e for e in lines if e.column not in misfits]
-    found = dict(zip(asked, _judge(frame, asked, name), strict=True))
+    asked = [e for e in lines if e.column not in unfit]
+    found = dict(zip(asked, _judge(frame, met, asked, name), strict=True))
     every_row = range(frame.height)
     failed: dict[str, Sequence[int]] = {
-        **{why: every_row for column, why in misfits.items() if column not in {e.column for e in lines}},
+        **{why: every_row for column, why in unfit.items() if column not in {e.column for e in lines}},
         **{describe(e): found[e].rows if e in found else every_row for e in lines},
     }
     judgements = tuple(
-        _judgement(e, frame, met, found[e]) if e in found else _unfit(e, rows, misfits[e.column]) for e in lines
+        _judgement(e, frame, met, found[e]) if e in found else _unfit(e, rows, unfit[e.column]) for e in lines
     )
-    verdicts = [Verdict(Status.FAIL, why) for why in misfits.values()]
+    verdicts = [Verdict(Status.FAIL, why) for why in unfit.values()]
     verdicts += [j.verdict for j in judgements if j.expectation in found]
     if not verdicts:
         verdicts = [Verdict(Status.INCONCLUSIVE, "the contract expects nothing")]
@@ -134,103 +156,45 @@ def validate(
     reason = overall.reason
     if overall.passed:
         reason = f"{rows} rows met {len(verdicts)} expectations, {parted.quarantined.height} quarantined"
+        below = [j.verdict.reason for j in judgements if j.share < j.expectation.mostly]
+        reason = "; ".join([reason, *below])
     if new:
         reason += f"; new columns that the pipeline does not name: {', '.join(f'{c} ({frame.schema[c]})' for c in new)}"
     return ValidationResult(
-        parted.valid if met is None else pl.concat([met, parted.valid], how="diagonal_relaxed"),
+        parted.valid,
         parted.quarantined,
         Verdict(overall.status, f"{name}: {reason}", measurements),
         judgements,
-        tuple(misfits.values()),
+        tuple(unfit.values()),
     )
 
 
-def describe(expectation: Expectation) -> str:
-    """An expectation in a few words, such as `distance between 0 and 6000`."""
-    column = expectation.column
-    match expectation.kind:
-        case "not_null":
-            return f"{column} not null"
-        case "unique":
-            return f"{column} unique"
-        case "matches":
-            return f"{column} matches {expectation.pattern}"
-        case "in_set":
-            shown = ", ".join(expectation.values[:8]) + (", .." if len(expectation.values) > 8 else "")
-            return f"{column} in {{{shown}}}"
-        case "between":
-            low, high = expectation.minimum, expectation.maximum
-            if low is None:
-                return f"{column} at most {high:g}"
-            return f"{column} at least {low:g}" if high is None else f"{column} between {low:g} and {high:g}"
+def too_many(failing: int, checked: int, mostly: float) -> bool:
+    """Whether so many rows fail that the share of good ones is lower than `mostly`, and not by chance.
+
+    That is: if just `mostly` of all rows were good, this many bad ones or more among so many would come with a probability
+    below `CHANCE`, the upper tail of the binomial distribution. With `mostly` = 1 every bad row is too many.
+
+    Args:
+        failing: rows that fail, of those checked.
+        checked: at least 1.
+        mostly: the share that is due, in (0, 1].
+    """
+    from scipy.special import bdtrc
+
+    if not failing or (checked - failing) / checked >= mostly:
+        return False
+    # The tail may be just the bound: of one row at 0.99. That is not below it, however it is rounded.
+    return float(bdtrc(failing - 1, checked, 1 - mostly)) < CHANCE * (1 - 1e-9)
 
 
-def _check(expectation: Expectation) -> None:
-    lacks = {
-        "between": expectation.minimum is None and expectation.maximum is None and "a minimum or a maximum",
-        "in_set": not expectation.values and "values",
-        "matches": not expectation.pattern and "a pattern",
-    }.get(expectation.kind)
-    if lacks:
-        raise UsageError(f"the expectation {expectation.kind!r} of column {expectation.column!r} needs {lacks}.")
-    try:
-        re.compile(expectation.pattern or "")
-    except re.error as error:
-        raise UsageError(
-            f"the pattern {expectation.pattern!r} of column {expectation.column!r} is no regular expression: {error}."
-        ) from error
-
-
-def _misfits(
-    schema: Mapping[str, pl.DataType], expectations: Sequence[Expectation], columns: Mapping[str, Kind]
-) -> dict[str, str]:
-    """By column, why no row of a batch with this schema can be what the contract and the pipeline say."""
-    found: dict[str, str] = {}
-    for column, kind in columns.items():
-        if why := _wrong_kind(column, kind, schema):
-            found[column] = why
-    for expectation in expectations:
-        if expectation.column not in found and (why := _misfit(expectation, schema)):
-            found[expectation.column] = why
-    return found
-
-
-def _wrong_kind(column: str, kind: Kind, schema: Mapping[str, pl.DataType]) -> str | None:
-    dtype = schema.get(column)
-    if dtype is None:
-        return _missing(column, schema)
-    fits = {"numeric": dtype.is_numeric() or dtype == pl.Boolean, "categorical": _is_text(dtype), "any": True}[kind]
-    return None if fits or dtype == pl.Null else f"column {column!r} is {dtype}, but the pipeline says {kind}"
-
-
-def _misfit(expectation: Expectation, schema: Mapping[str, pl.DataType]) -> str | None:
-    dtype = schema.get(expectation.column)
-    if dtype is None:
-        return _missing(expectation.column, schema)
-    if dtype == pl.Null or expectation.kind == "not_null":
-        return None
-    fits = {
-        "between": dtype.is_numeric() or dtype == pl.Boolean,
-        "matches": _is_text(dtype),
-        "in_set": _is_text(dtype) or dtype.is_numeric() or dtype == pl.Boolean,
-        "unique": not dtype.is_nested() and dtype != pl.Object,
-    }[expectation.kind]
-    return None if fits else f"column {expectation.column!r} is {dtype}, which cannot meet {describe(expectation)}"
-
-
-def _missing(column: str, schema: Mapping[str, pl.DataType]) -> str:
-    return f"column {column!r} is missing; there is {', '.join(sorted(schema)) or 'none'}"
-
-
-def _is_text(dtype: pl.DataType) -> bool:
-    return dtype == pl.String or isinstance(dtype, pl.Categorical | pl.Enum)
-
-
-def _judge(frame: pl.DataFrame, expectations: Sequence[Expectation], name: str) -> list[Found]:
+def _judge(frame: pl.DataFrame, met: Met | None, expectations: Sequence[Expectation], name: str) -> list[Found]:
     """What is found of each expectation: `unique` in all rows together, every other a slice at a time."""
-    whole = [e for e in expectations if e.kind == "unique"]
     by_row = [e for e in expectations if e.kind != "unique"]
-    found = dict(zip(whole, run_suite(frame, whole, name), strict=True)) if frame.height else {}
+    found: dict[Expectation, Found] = {}
+    for expectation in expectations:
+        if expectation.kind == "unique":
+            (found[expectation],) = run_suite(_values(expectation, frame, met).to_frame(), [expectation], name)
     missing = dict.fromkeys(by_row, 0)
     rows: dict[Expectation, list[int]] = {e: [] for e in by_row}
     errors: dict[Expectation, str] = {}
@@ -242,42 +206,47 @@ def _judge(frame: pl.DataFrame, expectations: Sequence[Expectation], name: str) 
             if one.error:
                 errors[expectation] = one.error
     found |= {e: Found(missing[e], tuple(rows[e]), errors.get(e)) for e in by_row}
-    return [found.get(e, Found(0, ())) for e in expectations]
+    return [found[e] for e in expectations]
 
 
-def _judgement(expectation: Expectation, frame: pl.DataFrame, met: pl.DataFrame | None, found: Found) -> Judgement:
+def _values(expectation: Expectation, frame: pl.DataFrame, met: Met | None) -> pl.Series:
+    """The values that were looked at: the batch's and, where they must be unique, those of the rows that met it before."""
+    values = frame.get_column(expectation.column)
+    if met is None or expectation.kind != "unique":
+        return values
+    both = [values.to_frame(), met.unique.select(expectation.column)]
+    return pl.concat(both, how="vertical_relaxed").to_series()
+
+
+def _judgement(expectation: Expectation, frame: pl.DataFrame, met: Met | None, found: Found) -> Judgement:
     missing, rows = found.missing_rows, frame.height
-    if met is not None:
-        rows += met.height
-        missing += 0 if expectation.kind == "not_null" else _missing_rows(met.get_column(expectation.column))
+    if met:
+        rows += met.rows
+        missing += 0 if expectation.kind in ("not_null", "unique") else met.missing[expectation.column]
     checked, failing = rows - missing, len(found.rows)
-    what = describe(expectation)
+    what, mostly = describe(expectation), expectation.mostly
+    share = (checked - failing) / checked if checked else 1.0
+    told = f"{what} fails in {failing} of {checked} rows ({share:.2%} met, {mostly:.2%} due)"
     if found.error:
         verdict = Verdict(Status.ERROR, f"{what} could not be checked: {found.error}")
     elif not checked:
         verdict = Verdict(Status.INCONCLUSIVE, f"{what}: all {rows} rows are missing")
-    elif (share := (checked - failing) / checked) >= expectation.mostly:
-        verdict = Verdict(Status.PASS, what)
+    elif too_many(failing, checked, mostly):
+        verdict = Verdict(Status.FAIL, told if mostly == 1 else f"{told}, more than chance allows")
     else:
-        due = f"({share:.2%} met, {expectation.mostly:.2%} due)"
-        verdict = Verdict(Status.FAIL, f"{what} fails in {failing} of {checked} rows {due}")
-    return Judgement(expectation, verdict, missing, checked, failing, _examples(expectation, frame, found.rows))
+        verdict = Verdict(Status.PASS, what if share >= mostly else f"{told}, which may be chance")
+    examples = _examples(expectation, _values(expectation, frame, met), found.rows)
+    return Judgement(expectation, verdict, missing, checked, failing, examples)
 
 
 def _unfit(expectation: Expectation, rows: int, why: str) -> Judgement:
     return Judgement(expectation, Verdict(Status.FAIL, why), 0, rows, rows, ())
 
 
-def _missing_rows(column: pl.Series) -> int:
-    nan = int(column.is_nan().sum()) if column.dtype.is_float() else 0
-    return column.null_count() + nan
-
-
-def _examples(expectation: Expectation, frame: pl.DataFrame, rows: Sequence[int]) -> tuple[tuple[str, int], ...]:
+def _examples(expectation: Expectation, values: pl.Series, rows: Sequence[int]) -> tuple[tuple[str, int], ...]:
     if not rows or expectation.kind == "not_null":
         return ()
-    values = frame.get_column(expectation.column).gather(list(rows)).alias("value")
-    counts = values.value_counts(sort=True).head(EXAMPLES)
+    counts = values.gather(list(rows)).alias("value").value_counts(sort=True).head(EXAMPLES)
     return tuple((str(value)[:EXAMPLE_LENGTH], count) for value, count in counts.iter_rows())
 
 

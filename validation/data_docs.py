@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import html
 import json
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -53,6 +54,8 @@ PAGE = """<!DOCTYPE html>
 {% for section in sections %}{% set section_loop = loop %}{% include 'section.j2' %}{% endfor %}
 </body></html>
 """
+_NAVIGATION = re.compile(r"<nav>.*?</nav>", re.DOTALL)
+_TO_OTHER_PAGES = re.compile(r'<a href="\.\./[^"]*"\s*>(.*?)</a>', re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ class Listed:
 
 
 def write_data_docs(folder: Path, spec: PipelineSpec, judged: ValidationResult, what: str, moment: datetime) -> Path:
-    """Add a result to a pipeline's Data Docs. The same again replaces it; the newest `MOST_RESULTS` stay.
+    """Add a result to a pipeline's Data Docs. The same again replaces it; it and the newest `MOST_RESULTS` stay.
 
     Args:
         folder: of the site; its `index.html` lists the contract and the results.
@@ -99,8 +102,13 @@ def write_data_docs(folder: Path, spec: PipelineSpec, judged: ValidationResult, 
     }
     # Last: a page without it is not listed, and is written anew by the run that comes again.
     _write(page.with_name(RESULT_FILE), json.dumps(told))
-    _write(folder / "index.html", _index_page(spec, _tidied(folder, spec.name)))
+    _write(folder / "index.html", _index_page(spec, _tidied(folder, spec.name, keep=page.parent)))
     return page
+
+
+def by_itself(page: str) -> str:
+    """A result's page without its links to the others, for where they are not, such as among MLflow's artifacts."""
+    return _TO_OTHER_PAGES.sub(r"\1", _NAVIGATION.sub("", page, count=1))
 
 
 def _suite_page(suite: Any, name: str) -> str:
@@ -206,15 +214,20 @@ def _index_page(spec: PipelineSpec, results: Sequence[Listed]) -> str:
     )
 
 
-def _tidied(folder: Path, name: str) -> list[Listed]:
-    """The results there are, newest first, without those that are too many, which are deleted."""
+def _tidied(folder: Path, name: str, keep: Path) -> list[Listed]:
+    """The results there are, newest first, without those that are too many, which are deleted.
+
+    The one in `keep` stays however old its moment is: a replay of history has just written it, and people are about to
+    be sent there.
+    """
     found = sorted(
         (folder / "validations" / name).glob(f"*/*/{RESULT_FILE}"), key=lambda f: f.parent.name, reverse=True
     )
-    for old in found[MOST_RESULTS:]:
-        shutil.rmtree(old.parent, ignore_errors=True)
     listed = []
-    for file in found[:MOST_RESULTS]:
+    for number, file in enumerate(found):
+        if number >= MOST_RESULTS and file.parent != keep:
+            shutil.rmtree(file.parent, ignore_errors=True)
+            continue
         try:
             told: Mapping[str, str] = json.loads(file.read_text())
         except FileNotFoundError:  # another run has deleted it meanwhile

@@ -15,7 +15,7 @@ import numpy as np
 
 from perennial.errors import UsageError
 from pipelines.spec import DriftPolicy
-from validation.moves import Move, judge_moves, since_when
+from validation.moves import Move, gone_since, judge_moves, since_when
 from validation.profile import SCORE, ReferenceProfile
 from validation.verdict import Status, Verdict
 from validation.windows import Comparison, Window, lay_out
@@ -96,8 +96,8 @@ def detect_drift(
         windows: counts on those bins, the newest first; as many as must show a move.
         policy: how far is far enough, how often chance may be mistaken for drift, and the least rows that can be judged.
         importance: the champion's importance of each feature, in any unit, not negative. A feature with a smaller share
-            than `matters_from` cannot make the model much worse: its drift is named and does not fail. Features it does
-            not list, and the score, count in full.
+            than `matters_from`, and than half of what each has on average, cannot make the model much worse: its drift is
+            named and does not fail. Features it does not list, and the score, count in full.
 
     Returns:
         FAIL when the score or a feature that matters has drifted in every window, or any has lost all its values in the
@@ -115,8 +115,10 @@ def detect_drift(
     comparison = lay_out(reference, windows, policy.seasonal)
     moves = judge_moves(reference, comparison, policy)
     shares = _shares(importance or {})
+    # Of a hundred features that matter alike, none has 2 %.
+    least_share = min(policy.matters_from, 0.5 / max(len(shares), 1))
     found = [
-        _judge(b.feature, i, reference, comparison, moves[i], policy, shares.get(b.feature))
+        _judge(b.feature, i, reference, comparison, moves[i], policy, shares.get(b.feature), least_share)
         for i, b in enumerate(reference.features)
     ]
     first = slice(0, len(reference.features[0].labels))
@@ -142,6 +144,7 @@ def _judge(
     moves: tuple[Move, ...],
     policy: DriftPolicy,
     share: float | None,
+    least_share: float,
 ) -> FeatureDrift:
     bins = reference.features[position]
     start = reference.starts[feature]
@@ -150,8 +153,9 @@ def _judge(
     now = comparison.windows[0][:, stretch].sum(axis=0)
     rates = [float(bins.void_counts(c) / c.sum()) if c.sum() else float("nan") for c in (was, now)]
     level = max(move.level for move in moves)
-    matters = share is None or share >= policy.matters_from
-    watched = False
+    matters = share is None or share >= least_share
+    watched, least = False, policy.min_rows // ROWS_PER_VALUE
+    gone = gone_since(reference, comparison, position, least)
     if not now.sum() or not was.sum():
         status, reason = Status.INCONCLUSIVE, "there are no rows"
     elif rates == [1.0, 1.0]:
@@ -166,14 +170,19 @@ def _judge(
     elif rates[1] == 1.0:
         status = Status.FAIL
         reason = f"the column is entirely missing ({_void(now)}); in the reference {rates[0]:.1%} of rows were"
+    elif gone:
+        status = Status.FAIL
+        reason = (
+            f"no row has had a value since {gone:%Y-%m-%d %H:%M} UTC; in the reference {rates[0]:.1%} of rows had none"
+        )
     else:
         blind = matters and level < 2 and any(move.blind for move in moves)
-        few, least = min(int(c.sum() - bins.void_counts(c)) for c in (was, now)), policy.min_rows // ROWS_PER_VALUE
+        few = min(int(c.sum() - bins.void_counts(c)) for c in (was, now))
         scarce = matters and level < 2 and few < least
         status = Status.FAIL if level == 2 and matters else Status.INCONCLUSIVE if blind or scarce else Status.PASS
         watched = level > 0 and status is Status.PASS
         named = [move for move in moves if (move.blind if blind else move.level == level > 0)]
-        reason = ", and ".join(move.told() for move in named) or _psi_told(moves[0].size)
+        reason = ", and ".join(move.told() for move in named) or _unmoved(moves[0], policy)
         if scarce:
             reason += f"; {few} values in the reference or the newest window, fewer than the {least} that can be judged"
         if blind:
@@ -184,10 +193,22 @@ def _judge(
                 if share
                 else "; the model does not use it"
             )
-    since = since_when(reference, comparison, position) if watched or status is Status.FAIL else None
+    since = gone
+    if not gone and (watched or status is Status.FAIL):
+        since = since_when(reference, comparison, position)
     return FeatureDrift(
         feature, moves[0].size, rates[0], rates[1], status, reason, watched, share, moves, since, matters
     )
+
+
+def _unmoved(values: Move, policy: DriftPolicy) -> str:
+    """A PSI that is no drift; where it would be far enough, why it is not."""
+    told = _psi_told(values.size)
+    if not values.size >= policy.warn_at:
+        return told
+    if values.held < policy.warn_at:
+        return f"{told}, but only {values.held:.3f} in one of the {values.windows} windows"
+    return f"{told}, which chance may bring ({values.chance_told})"
 
 
 def _psi_told(psi: float) -> str:
@@ -264,7 +285,7 @@ def _reason(found: list[FeatureDrift], status: Status, rows: int, comparison: Co
         drifted = [f for f in found if f.status is status]
         more = f"; and {len(drifted) - NAMED} more" if len(drifted) > NAMED else ""
         score = next((f for f in found if f.feature == SCORE and f.status is Status.PASS and not f.watched), None)
-        also += f"; the score has not moved (PSI {score.psi:.3f})" if score else ""
+        also += f"; the score has not moved ({score.reason})" if score else ""
         return f"{len(drifted)} of {len(found)} columns drifted in {over}: {_sentences(drifted[:NAMED])}{more}{also}"
     if status is Status.INCONCLUSIVE:
         return f"{_sentences(f for f in found if f.status is status)}{also}"

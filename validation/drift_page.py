@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import base64
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from html import escape
 
 from validation.drift import DriftVerdict, FeatureDrift
-from validation.plots import alternative, bin_shares, draw_drift, headline
+from validation.plots import BinShares, alternative, bin_shares, draw_drift, headline
 from validation.profile import SCORE, Profile, ReferenceProfile
 from validation.report import HEADLINES, drift_table
 from validation.verdict import Status
 
+LOG = logging.getLogger(__name__)
 PAGE_FILE, EVIDENTLY_FILE = "drift.html", "evidently.html"
 MAX_PLOTS, MAX_TABLE_ROWS = 20, 100
 
@@ -38,6 +40,8 @@ th, td { text-align: left; padding: .25rem .7rem .25rem 0; border-bottom: 1px so
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 tr.drifted td:first-child { font-weight: 700; color: #b3261e; }
 tr.watched td:first-child { font-weight: 700; }
+tr:has(+ tr.why) td { border-bottom: 0; padding-bottom: 0; }
+tr.why td { color: #555; font-size: .875rem; padding-bottom: .5rem; }
 figure { margin: 0 0 1rem; }
 img { max-width: 100%; height: auto; }
 details summary { cursor: pointer; color: #555; }
@@ -112,10 +116,8 @@ def drift_page(drift: DriftVerdict, reference: ReferenceProfile, current: Profil
             reference.of(reference.profile, found.feature),
             reference.of(current, found.feature),
         )
-        picture = base64.b64encode(draw_drift(found, shares)).decode()
         parts.append(
-            f"<h2>{escape(found.feature)}</h2><p>{escape(found.reason)}.</p>"
-            f'<figure><img src="data:image/png;base64,{picture}" alt="{escape(headline(found))}; the numbers are below">'
+            f"<h2>{escape(found.feature)}</h2><p>{escape(found.reason)}.</p><figure>{_picture(found, shares)}"
             "<details><summary>The numbers</summary>"
             f"{_table(('bin', 'before', 'now', 'adds to PSI'), alternative(shares))}</details></figure>"
         )
@@ -128,19 +130,37 @@ def drift_page(drift: DriftVerdict, reference: ReferenceProfile, current: Profil
     )
 
 
+def _picture(found: FeatureDrift, shares: BinShares) -> str:
+    """One column drawn; in its place why it is not, since the page tells what moved without pictures, too."""
+    try:
+        picture = base64.b64encode(draw_drift(found, shares)).decode()
+    except Exception as error:  # whatever a drawing library raises
+        LOG.warning("%r could not be drawn", found.feature, exc_info=True)
+        why = f"{type(error).__name__}: {str(error)[:200]}".rstrip(". ")
+        return f'<p class="note">The picture is not here: drawing it ended in {escape(why)}.</p>'
+    return f'<img src="data:image/png;base64,{picture}" alt="{escape(headline(found))}; the numbers are below">'
+
+
 def _table_of(drift: DriftVerdict) -> str:
     rows = drift_table(drift)[:MAX_TABLE_ROWS]
     if not rows:
         return "<p>There are none.</p>"
     more = len(drift.features) - len(rows)
-    told = _table(tuple(rows[0]), [tuple(row.values()) for row in rows], [row["state"] for row in rows])
+    states = [row["state"] for row in rows]
+    # Below its row, across the table: a column of sentences would leave no room for the numbers.
+    whys = [row.pop("why") for row in rows]
+    told = _table(tuple(rows[0]), [tuple(row.values()) for row in rows], states, whys)
     return told + (f'<p class="quiet">{more} more columns moved less.</p>' if more else "")
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], classes: Sequence[str] = ()) -> str:
+def _table(
+    head: Sequence[str], rows: Sequence[Sequence[str]], classes: Sequence[str] = (), below: Sequence[str] = ()
+) -> str:
     kinds = ['class="number"' if name in NUMBERS else "" for name in head]
     lines = ["<tr>" + "".join(f"<th {k}>{escape(n)}</th>" for k, n in zip(kinds, head, strict=True)) + "</tr>"]
     for i, row in enumerate(rows):
         cells = "".join(f"<td {k}>{escape(cell)}</td>" for k, cell in zip(kinds, row, strict=True))
         lines.append(f'<tr class="{escape(classes[i]) if classes else ""}">{cells}</tr>')
+        if below:
+            lines.append(f'<tr class="why"><td colspan="{len(head)}">{escape(below[i])}</td></tr>')
     return f'<div class="wide"><table>{"".join(lines)}</table></div>'

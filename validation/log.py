@@ -10,11 +10,13 @@ from datetime import datetime
 import polars as pl
 
 from features.lake import CREATED_TIMESTAMP, EVENT_TIMESTAMP, Lake
-from validation.verdict import Verdict
+from validation.record import append_again
+from validation.verdict import Status, Verdict
 
 VERDICTS = "verdicts"
 STATUSES = "perennial.statuses"
 REPORT = "perennial.drift_report"
+UNJUDGED = "perennial.unjudged_since"
 
 
 @dataclass(frozen=True)
@@ -55,16 +57,28 @@ def record_verdicts(
     ]
     at = pl.col(EVENT_TIMESTAMP, CREATED_TIMESTAMP).cast(pl.Datetime("us", "UTC"))
     statuses = {check: verdict.status.name for check, verdict in verdicts.items()}
+    before = unjudged_since(lake)
+    unjudged = {
+        check: before.get(check, as_of).isoformat()
+        for check, verdict in verdicts.items()
+        if verdict.status in (Status.INCONCLUSIVE, Status.ERROR)
+    }
     kept = None
     if report:
         kept = {**asdict(report), "moved": sorted(report.moved), "drawn": report.drawn.isoformat()}
-    words = {STATUSES: json.dumps(statuses), REPORT: json.dumps(kept)}
-    lake.append(VERDICTS, pl.DataFrame(rows).with_columns(at), properties=words)
+    words = {STATUSES: json.dumps(statuses), REPORT: json.dumps(kept), UNJUDGED: json.dumps(unjudged)}
+    append_again(lake, VERDICTS, pl.DataFrame(rows).with_columns(at), properties=words)
 
 
 def last_statuses(lake: Lake) -> Mapping[str, str]:
     """The status of each check in the newest run; empty if there was none. Costs the same however long the history is."""
     return dict(json.loads(lake.property(VERDICTS, STATUSES) or "{}"))
+
+
+def unjudged_since(lake: Lake) -> Mapping[str, datetime]:
+    """By check the run from which on it has been neither PASS nor FAIL; checks that were judged the last time are not in it."""
+    told = json.loads(lake.property(VERDICTS, UNJUDGED) or "{}")
+    return {check: datetime.fromisoformat(moment) for check, moment in told.items()}
 
 
 def last_report(lake: Lake) -> KeptReport | None:

@@ -135,6 +135,36 @@ def since_when(reference: ReferenceProfile, comparison: Comparison, position: in
     return moment_of(order[int(np.argmax(gain))][0])
 
 
+def gone_since(
+    reference: ReferenceProfile, comparison: Comparison, position: int, least_values: float
+) -> datetime | None:
+    """When a column lost all its values, which needs no window to be over.
+
+    Args:
+        reference: whose bins.
+        comparison: of the windows.
+        position: of the column in the reference.
+        least_values: how many values there should have been since, for none to say something.
+
+    Returns:
+        The start of the first block of the newest window from which on no row has a value. None when the newest block has
+        values, when blocks without any are nothing new, or rows have no time.
+    """
+    if not all(comparison.starts):
+        return None
+    bins = reference.features[position]
+    start = reference.starts[bins.feature]
+    stretch = slice(start, start + len(bins.labels))
+    was, now = comparison.reference[:, stretch], comparison.windows[0][:, stretch]
+    void, rows = bins.void_counts(was), was.sum(axis=1)
+    gone = bins.void_counts(now) == now.sum(axis=1)
+    blocks = int(np.logical_and.accumulate(gone[::-1]).sum())
+    if not blocks or not rows.size or (void == rows).any():
+        return None
+    expected = now[-blocks:].sum() * (1 - void.sum() / rows.sum())
+    return moment_of(comparison.starts[0][-blocks]) if expected >= least_values else None
+
+
 def _limits(kind: Kind, policy: DriftPolicy) -> tuple[float, float]:
     """Sizes from which a column is watched, and has drifted."""
     if kind == "values":

@@ -1,11 +1,13 @@
 """Messages to where people look: Slack, mail, webhooks, SNS and whatever else apprise knows by URL.
 
 The only module that touches apprise. Its URLs hold passwords and tokens, as do its log lines and those of the HTTP client
-below it; nothing of either leaves this module. A target is named by its schema, and by its host where that is one.
+below it; nothing of either leaves this module. A target is named by its schema, by its host where that is one, and by
+four letters that come of its whole URL.
 """
 
 from __future__ import annotations
 
+import hashlib
 import http
 import logging
 import re
@@ -27,6 +29,10 @@ DEADLINE_S = 30.0
 """A target that has not taken all its messages by then is left alone; apprise gives up a silent connection after 4 s."""
 # Of every other schema, what stands in the place of the host is a token, or may be one.
 HOST_IS_NO_SECRET = frozenset(f"{name}{s}" for name in ("form", "json", "mailto", "xml") for s in ("", "s"))
+# The letters of a name: enough to tell a handful of URLs apart. Whoever reads them may try passwords against them if he
+# knows the rest of the URL, so each try is slow, and of 65,536 wrong passwords one fits. A service's token, which nobody
+# guesses, stays as unknown as it was.
+MARK_BYTES, MARK_ROUNDS = 2, 200_000
 TALKATIVE = ("apprise", "urllib3", "requests")
 _BETWEEN = re.compile(r",?\s+|,(?=[A-Za-z][A-Za-z0-9]*://)")
 _SCHEMA = re.compile(r"([A-Za-z][A-Za-z0-9]{0,31})://")
@@ -37,7 +43,8 @@ class Target:
     """Somewhere messages go.
 
     Attributes:
-        name: without secrets; no two targets that are opened together share one.
+        name: without secrets, of its URL alone: what others there are does not matter, so that what it was told stays
+            its own. A URL that was changed is another target. No two that are opened together share a name.
         plugin: apprise's.
     """
 
@@ -68,7 +75,7 @@ def split_urls(told: str) -> tuple[SecretStr, ...]:
 def open_targets(urls: Sequence[SecretStr]) -> tuple[tuple[Target, ...], tuple[UsageError, ...]]:
     """The targets of some URLs, and a sentence for each URL that is none: a mistake in one must not silence the others.
 
-    Two of the same name are told apart by a number, in their order.
+    A URL that is there twice gets a number the second time, as would one in 65,536 that has another's letters.
     """
     found: list[Target] = []
     mistakes: list[UsageError] = []
@@ -81,7 +88,7 @@ def open_targets(urls: Sequence[SecretStr]) -> tuple[tuple[Target, ...], tuple[U
             continue
         names[target.name] += 1
         number = names[target.name]
-        found.append(target if number == 1 else Target(f"{target.name} #{number}", target.plugin))
+        found.append(target if number == 1 else Target(f"{target.name} {number}", target.plugin))
     return tuple(found), tuple(mistakes)
 
 
@@ -112,7 +119,7 @@ def open_target(url: SecretStr, position: int) -> Target:
     host = ""
     if schema in HOST_IS_NO_SECRET:
         host = f"{plugin.host}:{plugin.port}" if plugin.port else str(plugin.host)
-    return Target(f"{schema}://{host}", plugin)
+    return Target(f"{schema}://{host} #{_mark(url.get_secret_value())}", plugin)
 
 
 def send(messages: Mapping[Target, Sequence[Alert]]) -> tuple[Delivery, ...]:
@@ -175,6 +182,11 @@ def _refusal(said: Sequence[str]) -> str:
     if any("connection error" in line.lower() for line in said):
         return "it cannot be reached, or did not answer in time"
     return "it did not take the message"
+
+
+def _mark(url: str) -> str:
+    """Letters by which one URL is known from another."""
+    return hashlib.pbkdf2_hmac("sha256", url.encode(), b"perennial alert target", MARK_ROUNDS, MARK_BYTES).hex()
 
 
 def _mistake(url: str, position: int) -> str:

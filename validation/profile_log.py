@@ -16,6 +16,7 @@ import polars as pl
 from features.lake import CREATED_TIMESTAMP, EVENT_TIMESTAMP, Lake, rows_of
 from validation.hours import COUNTS, DAY_H, HourlyProfiles, hours_of, matrix, moment_of
 from validation.profile import ReferenceProfile, profile_by_hour
+from validation.record import append_again
 
 PROFILES = "profiles"
 
@@ -92,7 +93,8 @@ def _keep(
     empty = pl.lit([0] * len(reference.counts), dtype=COUNTS)
     at = pl.Datetime("us", "UTC")
     kept = rows.select("hour", "rows").join(counted, on="hour", how="left", maintain_order="left")
-    lake.append(
+    append_again(
+        lake,
         PROFILES,
         kept.select(
             pl.from_epoch(pl.col("hour") * 3600, "s").dt.replace_time_zone("UTC").cast(at).alias(EVENT_TIMESTAMP),

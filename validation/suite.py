@@ -105,7 +105,7 @@ def _compile(expectation: Expectation, position: int, dtype: pl.DataType, notes:
         case "unique":
             return gxe.ExpectColumnValuesToBeUnique(**told)
         case "matches":
-            return gxe.ExpectColumnValuesToMatchRegex(regex=expectation.pattern, **told)
+            return gxe.ExpectColumnValuesToMatchRegex(regex=whole(expectation.pattern or ""), **told)
         case "in_set":
             return gxe.ExpectColumnValuesToBeInSet(value_set=_as_type(expectation.values, dtype), **told)
         case "between":
@@ -114,10 +114,26 @@ def _compile(expectation: Expectation, position: int, dtype: pl.DataType, notes:
             )
 
 
+def whole(pattern: str) -> str:
+    """A pattern that only a whole value matches; `$` alone lets a line break pass."""
+    return rf"\A(?:{pattern})\Z"
+
+
+def _is_whole(value: str) -> bool:
+    try:
+        int(value)
+    except ValueError:
+        return False
+    return True
+
+
 def _as_type(values: tuple[str, ...], dtype: pl.DataType) -> list[Any]:
     """The set's values in the column's type; one that has no form there can never be met, and is left out."""
     if dtype == pl.Boolean:
         return [v.lower() == "true" for v in values if v.lower() in ("true", "false")]
+    if dtype.is_integer():
+        # Not by way of floats, which know only every other number beyond 2**53.
+        return [int(v) for v in values if _is_whole(v)]
     if dtype.is_numeric():
         return pl.Series(values, dtype=pl.String).cast(pl.Float64, strict=False).drop_nulls().to_list()
     return list(values)

@@ -11,13 +11,14 @@ from pipelines.spec import Expectation
 
 from .events import PRODUCTS
 
-# The share of a batch's rows that must meet a line: an odd row is put aside by itself; one in a hundred is no longer odd, and
-# stops the batch. Keys are strict: a row without a proper one can never meet its label, and says that a producer is broken.
+# The share of rows that must meet a line: an odd row is put aside by itself; where more than one in a hundred are bad, and not
+# by chance, the batch stops. Keys are strict: a row without a proper one can never meet its label, and says that a producer is
+# broken.
 MOSTLY = 0.99
 
 CONTRACT = (
     Expectation(column="entity_key", kind="not_null"),
-    Expectation(column="entity_key", kind="matches", pattern=r"^o\d+$"),
+    Expectation(column="entity_key", kind="matches", pattern=r"o[0-9]+"),
     Expectation(column="price_eur", kind="not_null", mostly=MOSTLY),
     Expectation(column="price_eur", kind="between", minimum=0, maximum=10_000, mostly=MOSTLY),
     Expectation(column="product", kind="in_set", values=PRODUCTS, mostly=MOSTLY),

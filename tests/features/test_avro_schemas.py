@@ -92,6 +92,15 @@ def test_a_schema_of_the_registry_is_asked_for_once(registry: Registry) -> None:
     assert registry.asked == [f"/schemas/ids/{number}"]
 
 
+def test_the_registrys_password_is_in_no_log(registry: Registry, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG")
+    event, number = event_with({}), registry.register("toys.sold.v1-value", SCHEMA)
+    schemas = WriterSchemas({}, registry.url.replace("http://", "http://ann:s3cret@"))
+    assert read([framed(GOOD, number=number)], event, schemas).events.height == 1
+    assert "schemas/ids" in caplog.text
+    assert "s3cret" not in caplog.text
+
+
 def test_a_file_comes_before_the_registry(registry: Registry, event: EventSpec) -> None:
     assert read([framed(GOOD)], event, WriterSchemas(event.avro_schemas, registry.url)).events.height == 1
     assert registry.asked == []

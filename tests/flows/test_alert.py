@@ -28,6 +28,7 @@ from perennial.errors import UsageError
 from perennial.settings import Settings, settings
 from validation.alert_log import NOBODY, read_sent, told_to
 from validation.alerts import Finding, Moved, Severity
+from validation.notify import open_target
 from validation.verdict import Status, Verdict
 
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
@@ -65,6 +66,10 @@ def told(*urls: str, hour: int, failing: bool = True) -> AlertSummary:
     return found
 
 
+def name(url: str) -> str:
+    return open_target(SecretStr(url), 1).name
+
+
 def keep(value: Any) -> None:
     async def save() -> None:
         await Secret(value=value).asave(BLOCK, overwrite=True)
@@ -96,7 +101,7 @@ def test_targets_come_from_the_environment_else_from_the_secret_block_else_there
 
 def test_an_alert_comes_once_and_its_recovery_once(lake: Lake, webhook: Webhook) -> None:
     first = told(webhook.url, hour=0)
-    assert first.told == f"'WARNING flights: drift' went to json://127.0.0.1:{webhook.port}"
+    assert first.told == f"'WARNING flights: drift' went to {name(webhook.url)}"
     assert told(webhook.url, hour=0).told == "nothing was sent"
     assert told(webhook.url, hour=1).warnings == ()
     told(webhook.url, hour=24)
@@ -115,19 +120,35 @@ def test_a_target_that_was_away_is_told_later_and_the_others_are_not_told_twice(
 ) -> None:
     with listening() as steady, listening() as shaky:
         shaky.answer = 503
-        first = told(steady.url, f"json://kim:pa55w0rd@127.0.0.1:{shaky.port}/hook", hour=0)
+        url = f"json://kim:pa55w0rd@127.0.0.1:{shaky.port}/hook"
+        first = told(steady.url, url, hour=0)
         warning = (
-            f"json://127.0.0.1:{shaky.port} did not get 'WARNING flights: drift': it answered 503 Service Unavailable; "
+            f"{name(url)} did not get 'WARNING flights: drift': it answered 503 Service Unavailable; "
             "the next run tries again"
         )
         assert first.warnings == (warning,)
         assert warning in caplog.text
         assert "pa55w0rd" not in caplog.text
         shaky.answer = 200
-        told(steady.url, shaky.url, hour=1)
+        told(steady.url, url, hour=1)
         assert steady.titles == shaky.titles == ["WARNING flights: drift"]
-        told(steady.url, shaky.url, hour=2, failing=False)
+        told(steady.url, url, hour=2, failing=False)
         assert steady.titles == shaky.titles == ["WARNING flights: drift", "Recovered: flights: drift"]
+
+
+def test_who_stays_when_a_neighbour_goes_is_told_neither_less_nor_twice(lake: Lake, webhook: Webhook) -> None:
+    leaves, stays = (f"{webhook.url}/{place}" for place in ("leaves", "stays"))
+    told(leaves, hour=0)
+    told(leaves, hour=1, failing=False)
+    told(leaves, stays, hour=2)
+    # The two are told at the same time.
+    assert webhook.paths[:2] == ["/hook/leaves", "/hook/leaves"]
+    assert sorted(webhook.paths[2:]) == ["/hook/leaves", "/hook/stays"]
+    told(stays, hour=3)
+    assert webhook.paths[4:] == []
+    told(stays, hour=4, failing=False)
+    assert webhook.paths[4:] == ["/hook/stays"]
+    assert webhook.titles[4:] == ["Recovered: flights: drift"]
 
 
 def test_who_was_not_alerted_hears_of_no_recovery(lake: Lake, webhook: Webhook) -> None:
@@ -190,7 +211,7 @@ def test_the_command_finds_the_block_and_without_one_says_how_to_make_it(tmp_pat
 
     keep(webhook.url)
     found = test_alerts()
-    assert (found.returncode, found.stdout) == (0, f"json://127.0.0.1:{webhook.port}: took it\n"), found.stderr
+    assert (found.returncode, found.stdout) == (0, f"{name(webhook.url)}: took it\n"), found.stderr
     asyncio.run(Secret.adelete(BLOCK))
     none = test_alerts()
     assert none.returncode == 2

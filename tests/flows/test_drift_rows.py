@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,9 +15,10 @@ import pytest
 from features.labels import PREDICTIONS
 from features.lake import Lake
 from flows import drift
+from perennial.errors import StateError
 from perennial.settings import Settings
 from perennial.template.pipeline import PIPELINE
-from rollout.ledger import Model
+from rollout.ledger import Entry, Ledger, Model
 
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -24,14 +26,28 @@ NEW = PIPELINE.features[0].name
 
 
 @pytest.fixture
-def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     # The score of version 2 is told from any other, and needs all of its features.
     def predict(rows: pl.DataFrame) -> np.ndarray:
         assert rows.select(PIPELINE.feature_names).width == len(PIPELINE.feature_names)
         return np.full(rows.height, 0.75)
 
-    monkeypatch.setattr(drift, "predictor", lambda _: SimpleNamespace(predict=predict))
-    return SimpleNamespace(lake=Lake(Settings(home=tmp_path), "shop"), spec=PIPELINE)
+    knows = {"file:///1": [n for n in PIPELINE.feature_names if n != NEW]}
+
+    def bundle(uri: str) -> SimpleNamespace:
+        if uri == "file:///gone":
+            raise StateError("no bundle.json")
+        return SimpleNamespace(predict=predict, feature_names=tuple(knows.get(uri, PIPELINE.feature_names)))
+
+    monkeypatch.setattr(drift, "predictor", bundle)
+    ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db")
+    champions = {"0": "file:///gone", "1": "file:///1", "1b": "file:///1b", "2": "file:///2"}
+    for sequence, (version, uri) in enumerate(champions.items(), 1):
+        ledger.append(
+            Entry(PIPELINE.name, sequence, BEGIN, "promote", Model(version, uri), None, 0.0, "it is better", None)
+        )
+    yield SimpleNamespace(lake=Lake(Settings(home=tmp_path), "shop"), spec=PIPELINE, ledger=ledger)
+    ledger.close()
 
 
 def predicted(context: Any, version: str, hour: int, *without: str, void: str | None = None) -> None:
@@ -63,7 +79,7 @@ def hours(rows: pl.DataFrame) -> list[int]:
 
 
 def test_predictions_of_another_model_get_the_scores_of_this_one(context: Any) -> None:
-    predicted(context, "1", 1)
+    predicted(context, "1b", 1)
     predicted(context, "2", 2)
     rows = drift.scored_by(context, Model("2", "file:///2"), BEGIN, BEGIN + DAY).sort("event_timestamp")
     assert rows["score"].to_list() == [0.75, 0.75, 0.5, 0.5]
@@ -77,8 +93,17 @@ def test_predictions_of_a_model_that_did_not_know_a_feature_do_not_stand_for_one
     assert hours(drift.scored_by(context, Model("2", "file:///2"), BEGIN, BEGIN + DAY)) == [2]
 
 
+@pytest.mark.parametrize("version", ["1b", "0", "never released"])
+def test_a_column_that_vanished_while_a_model_knew_it_is_no_reason_to_look_away(context: Any, version: str) -> None:
+    predicted(context, version, 1, void=NEW)
+    predicted(context, "2", 2)
+    rows = drift.scored_by(context, Model("2", "file:///2"), BEGIN, BEGIN + DAY)
+    assert hours(rows) == [1, 2]
+    assert rows[NEW].null_count() == 2
+
+
 def test_a_column_that_vanished_for_every_model_is_seen_as_vanished(context: Any) -> None:
-    predicted(context, "1", 1, void=NEW)
+    predicted(context, "1b", 1, void=NEW)
     predicted(context, "2", 2, void=NEW)
     rows = drift.scored_by(context, Model("2", "file:///2"), BEGIN, BEGIN + DAY)
     assert hours(rows) == [1, 2]

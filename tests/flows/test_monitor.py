@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,22 +14,23 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from prefect.exceptions import CancelledRun
 
 from features.events import events_schema
 from features.labels import PREDICTIONS
 from features.lake import Lake
-from flows import monitor
+from flows import monitor, stage
+from flows.report import tell_labels
+from perennial.errors import StageError, StateError, UsageError
 from perennial.settings import Settings
 from perennial.template.events import SETTLED
 from perennial.template.pipeline import PIPELINE
 from rollout.ledger import Model
-from training.decision import RetrainDecision
+from training.decision import ChampionHistory, RetrainDecision
 from validation.calibration import Calibration
-from validation.contract import FAILED, fingerprint
 from validation.drift import DriftVerdict, FeatureDrift
 from validation.log import KeptReport, last_statuses, record_verdicts
 from validation.metrics import Interval
-from validation.quarantine import keep_aside
 from validation.slices import SliceReference
 from validation.verdict import Status, Verdict
 
@@ -40,7 +42,7 @@ ROWS = 600
 @pytest.fixture
 def lake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lake:
     found = Lake(Settings(home=tmp_path), "shop")
-    context = SimpleNamespace(lake=found, spec=PIPELINE, settings=Settings(home=tmp_path))
+    context = SimpleNamespace(lake=found, spec=PIPELINE, settings=Settings(home=tmp_path), ledger=None)
     monkeypatch.setattr(monitor, "open_context", lambda _: context)
     monkeypatch.setattr(monitor, "read_bundle_file", lambda *_: json.dumps({"holdout": {"auc": 0.9}}))
     return found
@@ -199,84 +201,10 @@ def test_labels_that_came_too_late_do_not_judge_the_champion(lake: Lake) -> None
 
 def test_the_sentence_on_labels_tells_each_count_and_asks_only_when_labels_were_late() -> None:
     counts = {"labelled_rows": 700, "waiting_rows": 20, "expired_rows": 3, "late_labels": 0}
-    told = monitor.tell_labels(counts, 36 * 3_600)
+    told = tell_labels(counts, 36 * 3_600)
     assert all(part in told for part in ("700 ", "20 ", "3 ", "1 day, 12:00:00"))
     assert "horizon" not in told
-    assert "2 labels came later" in monitor.tell_labels({**counts, "late_labels": 2}, 60)
-
-
-def test_a_key_predicted_twice_is_validated_once(lake: Lake) -> None:
-    for minute in range(2):
-        predicted(lake, "1", np.full(ROWS, 0.2), NOW + timedelta(minutes=minute))
-    found = run(monitor.validate_window, "shop", NOW - timedelta(days=7), NOW)
-    assert found.valid.height + found.quarantined.height == ROWS
-
-
-def test_a_key_predicted_at_two_times_is_validated_twice(lake: Lake) -> None:
-    for days_before in (1, 2):
-        predicted(lake, "1", np.full(ROWS, 0.2), NOW, NOW - timedelta(days=days_before))
-    found = run(monitor.validate_window, "shop", NOW - timedelta(days=7), NOW)
-    assert found.valid.height + found.quarantined.height == 2 * ROWS
-
-
-def feature_rows(keys: list[str | None], hours_before: list[int], **values: Any) -> pl.DataFrame:
-    """Valid orders, but for what is said otherwise."""
-    fine = {f.name: 1.0 if f.kind == "numeric" else "hat" for f in PIPELINE.features}
-    times = pl.Series([NOW - timedelta(hours=h) for h in hours_before], dtype=AT)
-    return pl.DataFrame({"entity_key": keys, "event_timestamp": times, **fine, **values})
-
-
-def as_predicted(rows: pl.DataFrame, contract: str | None) -> pl.DataFrame:
-    kept = {"score": 0.5, "model_version": "1", "created_timestamp": pl.lit(NOW).cast(AT)}
-    told = {} if contract is None else {"contract": pl.lit(contract)}
-    return rows.with_columns(**{n: v if isinstance(v, pl.Expr) else pl.lit(v) for n, v in kept.items()}, **told)
-
-
-OURS = fingerprint(PIPELINE.contract)
-
-
-def test_a_window_is_judged_with_the_rows_that_were_quarantined_instead_of_scored(lake: Lake) -> None:
-    lake.append(PREDICTIONS, as_predicted(feature_rows([f"o{i}" for i in range(97)], [3] * 97), OURS))
-    bad = feature_rows(["o97", "o98", "o99"], [2] * 3, price_eur=-1.0).with_columns(pl.lit("then").alias(FAILED))
-    keep_aside(lake, bad, OURS, NOW)
-    found = run(monitor.validate_window, "shop", NOW - timedelta(days=7), NOW)
-    assert found.verdict.status is Status.FAIL
-    # 97 of the 100 rows have a price of at least 0, 99 % are due.
-    assert "price_eur between 0 and 10000 fails in 3 of 100 rows (97.00% met, 99.00% due)" in found.verdict.reason
-    assert found.verdict.measurements["quarantined_rows"] == 3
-    assert sorted(found.valid["entity_key"]) == sorted(f"o{i}" for i in range(97))
-    assert lake.rows("quarantine") == 3
-
-
-def test_a_row_that_was_quarantined_and_scored_under_a_later_contract_counts_once(lake: Lake) -> None:
-    rows = feature_rows(["o1", "o2"], [2, 2])
-    keep_aside(lake, rows.with_columns(pl.lit("then").alias(FAILED)), "an older contract", NOW)
-    lake.append(PREDICTIONS, as_predicted(rows, OURS))
-    found = run(monitor.validate_window, "shop", NOW - timedelta(days=7), NOW)
-    assert (found.verdict.status, found.verdict.measurements["rows"]) == (Status.PASS, 2)
-
-
-@pytest.mark.parametrize("contract", ["an older contract", None])
-def test_what_was_scored_under_another_contract_is_judged_by_the_one_of_now(lake: Lake, contract: str | None) -> None:
-    lake.append(PREDICTIONS, as_predicted(feature_rows(["o1", "o2"], [2, 2], product="sofa"), contract))
-    found = run(monitor.validate_window, "shop", NOW - timedelta(days=7), NOW)
-    assert found.verdict.status is Status.FAIL
-    assert "product in" in found.verdict.reason
-    assert found.valid.is_empty()
-    # They have their prediction; to quarantine them now would say that they were not scored.
-    assert not lake.exists("quarantine")
-
-
-def test_a_window_without_predictions_has_its_quarantined_rows(lake: Lake) -> None:
-    bad = feature_rows(["o1", None], [2, 1], product="sofa").with_columns(pl.lit("then").alias(FAILED))
-    keep_aside(lake, bad, OURS, NOW)
-    found = run(monitor.validate_window, "shop", NOW - timedelta(days=7), NOW)
-    assert found.verdict.status is Status.FAIL
-    assert found.verdict.measurements["rows"] == 2
-
-
-def test_a_window_of_nothing_at_all_is_inconclusive(lake: Lake) -> None:
-    assert run(monitor.validate_window, "shop", NOW - timedelta(days=7), NOW).verdict.status is Status.INCONCLUSIVE
+    assert "2 labels came later" in tell_labels({**counts, "late_labels": 2}, 60)
 
 
 @pytest.mark.parametrize(
@@ -304,18 +232,147 @@ class Killed(BaseException):
     """What nothing catches, like a kill."""
 
 
+def given(monkeypatch: pytest.MonkeyPatch, **stages: Any) -> list[tuple[str, dict[str, Any]]]:
+    """Let the stages answer as told, everything else be fine; the answer fills with the events, and the alerts sent."""
+    told: list[tuple[str, dict[str, Any]]] = []
+
+    def answer(value: Any) -> Any:
+        async def stage(*_: Any) -> Any:
+            if isinstance(value, Exception):
+                raise value
+            return value
+
+        return stage
+
+    async def send(_: str, __: Any, findings: Any, *___: Any) -> Any:
+        told.append(("alerts", {finding.check: finding.headline for finding in findings}))
+        return SimpleNamespace(told="nothing was sent", warnings=())
+
+    judged = SimpleNamespace(verdict=Verdict(Status.PASS, "fine"), valid=pl.DataFrame())
+    nothing = SimpleNamespace(verdict=Verdict(Status.PASS, "as good as ever"))
+    answers = {
+        "validate_window": judged,
+        "find_drift": SimpleNamespace(drift=DriftVerdict(Verdict(Status.FAIL, "psi 0.4"), ())),
+        "measure": monitor.Measured(nothing, monitor.Outcomes(pl.DataFrame(), 0, 0, 0, 0).counts),
+        "show_drift": None,
+        "document": None,
+        "record_metrics": (),
+        "publish": None,
+        "alert_targets": (),
+        **stages,
+    }
+    for name, value in answers.items():
+        monkeypatch.setattr(monitor, name, answer(value))
+    for module in (monitor, stage):
+        monkeypatch.setattr(module, "get_run_logger", lambda: logging.getLogger(__name__))
+    monkeypatch.setattr(monitor, "champion", lambda _: Model("1", "file:///1"))
+    monkeypatch.setattr(monitor, "announce", lambda event, _, payload: told.append((event, payload)))
+    monkeypatch.setattr(monitor, "send_alerts", send)
+    for name in ("find_news", "find_silent", "keep_verdicts", "decide_retrain"):
+        if name not in stages:
+            monkeypatch.setattr(monitor, name, getattr(monitor, name).fn)
+    return told
+
+
+@pytest.fixture
+def history(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A champion that may well be retrained."""
+    known = ChampionHistory(NOW - timedelta(days=5), None, 10**6, rollout_in_flight=False)
+    monkeypatch.setattr(monitor, "champion_history", lambda *_: known)
+
+
+CHECKS = {"validate_window": "data", "find_drift": "drift", "measure": "performance"}
+
+
+@pytest.mark.usefixtures("history")
+@pytest.mark.parametrize("broken", CHECKS)
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (StateError("a file of the lake cannot be read; restore it"), "a file of the lake cannot be read; restore it"),
+        (KeyError("price"), "it ended in KeyError: 'price'"),
+    ],
+)
+def test_a_check_that_cannot_run_is_told_with_what_the_others_found_and_the_run_fails(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch, broken: str, error: Exception, sentence: str
+) -> None:
+    bad = SimpleNamespace(verdict=Verdict(Status.FAIL, "900 of 1000 rows fail"), valid=pl.DataFrame())
+    told = given(monkeypatch, **{"validate_window": bad, broken: error})
+    with pytest.raises(StageError, match=re.escape(f"{CHECKS[broken]} ({sentence})")):
+        run(monitor.monitor, "shop", NOW)
+    events = [name for name, _ in told]
+    # The other checks found bad data and drift; performance was fine.
+    fail = {"data": "FAIL", "drift": "FAIL", "performance": "PASS", CHECKS[broken]: "ERROR"}
+    assert last_statuses(lake) == fail
+    assert events == [*(monitor.EVENTS[check] for check, status in fail.items() if status != "PASS"), "alerts"]
+    assert told[-1][1][CHECKS[broken]] == f"the check could not run: {sentence}"
+    assert told[-1][1].keys() == {check for check, status in fail.items() if status != "PASS"}
+
+
+@pytest.mark.usefixtures("history")
+def test_a_check_that_stays_silent_for_longer_than_its_windows_is_told(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nothing = Verdict(Status.INCONCLUSIVE, "no rows")
+    told = given(monkeypatch, find_drift=SimpleNamespace(drift=DriftVerdict(nothing, ())))
+    windows = timedelta(seconds=PIPELINE.drift.watched_s)
+    for at in (NOW, NOW + windows, NOW + windows + timedelta(hours=1)):
+        run(monitor.monitor, "shop", at)
+    *before, last = [alerts for what, alerts in told if what == "alerts"]
+    assert before == [{}, {}]
+    assert last == {"drift": f"drift has not been judged since {NOW:%Y-%m-%d %H:%M} UTC: no rows"}
+
+
+@pytest.mark.usefixtures("history")
+@pytest.mark.parametrize("broken", ["find_drift", "measure"])
+@pytest.mark.parametrize("other", [Status.PASS, Status.FAIL])
+def test_a_retrain_is_asked_for_by_the_check_that_ran_and_not_by_the_one_that_could_not(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch, broken: str, other: Status
+) -> None:
+    found = Verdict(other, "so it is")
+    none = monitor.Outcomes(pl.DataFrame(), 0, 0, 0, 0).counts
+    checks = {
+        "find_drift": SimpleNamespace(drift=DriftVerdict(found, ())),
+        "measure": monitor.Measured(SimpleNamespace(verdict=found), none),
+        broken: StateError("the file is damaged"),
+    }
+    told = given(monkeypatch, **checks)
+    with pytest.raises(StageError):
+        run(monitor.monitor, "shop", NOW)
+    assert ("perennial.retrain.needed" in [name for name, _ in told]) is (other is Status.FAIL)
+
+
+def test_where_labels_cannot_be_read_people_are_told_and_nothing_is_retrained(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    damaged = StateError("the labels cannot be read")
+    told = given(monkeypatch, measure=damaged, decide_retrain=damaged)
+    with pytest.raises(StageError, match="whether one pays could not be decided"):
+        run(monitor.monitor, "shop", NOW)
+    assert [name for name, _ in told] == ["perennial.drift.detected", "perennial.performance.degraded", "alerts"]
+    assert last_statuses(lake) == {"data": "PASS", "drift": "FAIL", "performance": "ERROR"}
+
+
+def test_a_run_that_is_cancelled_within_a_check_ends_there(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = given(monkeypatch, find_drift=CancelledRun("by a person"))
+    with pytest.raises(CancelledRun):
+        run(monitor.monitor, "shop", NOW)
+    assert told == []
+    assert last_statuses(lake) == {}
+
+
+def test_without_a_champion_there_is_nothing_to_monitor(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    given(monkeypatch)
+    monkeypatch.setattr(monitor, "champion", lambda _: None)
+    with pytest.raises(UsageError, match="no champion"):
+        run(monitor.monitor, "shop", NOW)
+
+
 @pytest.mark.parametrize("killed_at", ["perennial.drift.detected", "perennial.retrain.needed", "alerts"])
 def test_a_run_killed_while_it_tells_leaves_the_news_for_the_next(
     lake: Lake, monkeypatch: pytest.MonkeyPatch, killed_at: str
 ) -> None:
-    found = {"drift": Verdict(Status.FAIL, "psi 0.4")}
     told: list[str] = []
-
-    def answer(value: Any) -> Any:
-        async def stage(*_: Any) -> Any:
-            return value
-
-        return stage
 
     def announce(event: str, *_: Any) -> None:
         if event == killed_at and not told.count("killed"):
@@ -325,27 +382,11 @@ def test_a_run_killed_while_it_tells_leaves_the_news_for_the_next(
 
     async def send(*_: Any) -> Any:
         announce("alerts")
-        return SimpleNamespace(told="nothing was sent")
+        return SimpleNamespace(told="nothing was sent", warnings=())
 
-    decision = RetrainDecision(True, "retrain: drift", ("drift",), 0.0, 1.0, 9, True)
-    judged = SimpleNamespace(verdict=Verdict(Status.PASS, "fine"), valid=pl.DataFrame())
-    for name, value in {
-        "champion": lambda _: Model("1", "file:///1"),
-        "get_run_logger": lambda: logging.getLogger(__name__),
-        "validate_window": answer(judged),
-        "find_drift": answer(SimpleNamespace(drift=DriftVerdict(found["drift"], ()))),
-        "show_drift": answer(None),
-        "record_metrics": answer(()),
-        "alert_targets": answer(()),
-        "send_alerts": send,
-        "measure": answer(monitor.Measured(judged, monitor.Outcomes(pl.DataFrame(), 0, 0, 0, 0).counts)),
-        "decide_retrain": answer(decision),
-        "find_news": monitor.find_news.fn,
-        "keep_verdicts": monitor.keep_verdicts.fn,
-        "publish": answer(None),
-        "announce": announce,
-    }.items():
-        monkeypatch.setattr(monitor, name, value)
+    given(monkeypatch, decide_retrain=RetrainDecision(True, "retrain: drift", ("drift",), 0.0, 1.0, 9, True))
+    monkeypatch.setattr(monitor, "announce", announce)
+    monkeypatch.setattr(monitor, "send_alerts", send)
     with pytest.raises(Killed):
         run(monitor.monitor, "shop", NOW)
     assert last_statuses(lake) == {}
@@ -353,6 +394,29 @@ def test_a_run_killed_while_it_tells_leaves_the_news_for_the_next(
     assert told[-3:] == ["perennial.drift.detected", "perennial.retrain.needed", "alerts"]
     assert last_statuses(lake)["drift"] == "FAIL"
     assert run(monitor.monitor, "shop", NOW + timedelta(hours=2)).alerts == ()
+
+
+def test_what_could_not_be_checked_is_shown_with_what_could(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[str] = []
+
+    async def show(markdown: str, **_: Any) -> None:
+        shown.append(markdown)
+
+    monkeypatch.setattr(monitor, "acreate_markdown_artifact", show)
+    monkeypatch.setattr(monitor, "get_run_logger", lambda: logging.getLogger(__name__))
+    verdicts = {"data": Verdict(Status.FAIL, "900 rows fail"), "drift": Verdict(Status.ERROR, "no reference")}
+    decision = RetrainDecision(False, "no retrain: cooldown", (), 0.0, 1.0, 9, True)
+    asyncio.run(monitor.publish("shop", verdicts, None, None, decision, {"data": "http://mlflow/docs"}))
+    assert shown[0].splitlines() == [
+        "# shop",
+        "",
+        "- **data: FAIL**. 900 rows fail ([look](http://mlflow/docs))",
+        "- **drift: ERROR**. no reference",
+        "",
+        "**Decision.** no retrain: cooldown",
+        "",
+        "**Labels.** They could not be counted.",
+    ]
 
 
 @pytest.mark.parametrize(

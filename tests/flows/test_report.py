@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from html import escape
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -116,6 +117,38 @@ def test_whatever_evidently_raises_the_pictures_stand_and_say_why(
     page = links.path.read_text()
     assert "it ended in ZeroDivisionError: a &lt;b&gt;bin" in page
     assert "data:image/png" in page
+
+
+def test_whatever_a_picture_raises_the_page_says_what_moved_in_numbers(
+    home: Path, moved: World, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any, **__: Any) -> None:
+        raise RuntimeError("<b>no font</b>")
+
+    monkeypatch.setattr("matplotlib.figure.Figure.subplots", fails)
+    links = write(moved, model)
+    assert links.path is not None
+    page = links.path.read_text()
+    assert "data:image/png" not in page
+    assert "drawing it ended in RuntimeError: &lt;b&gt;no font&lt;/b&gt;." in page
+    assert escape(moved.drift.verdict.reason) in page
+    # The score and the three columns that moved, each with its bins.
+    assert page.count("<summary>The numbers</summary>") == page.count("The picture is not here") == 3
+
+
+def test_whatever_the_artifact_store_raises_the_local_page_stands_and_says_why(
+    mlflow_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moved: World, model: Model
+) -> None:
+    def fails(*_: Any, **__: Any) -> None:
+        raise RuntimeError("no credentials.")
+
+    use(monkeypatch, tmp_path / "home", mlflow_server)
+    # Stores are reached by many libraries, and not all of their errors are an OSError.
+    monkeypatch.setattr("training.mlflow_rest.shutil.copytree", fails)
+    links = write(moved, model)
+    assert links.path is not None
+    assert links.link == links.path.as_uri()
+    assert links.note == "The report is not in MLflow: it ended in RuntimeError: no credentials."
 
 
 def test_a_window_that_has_not_moved_is_told_without_evidently(home: Path, model: Model) -> None:

@@ -157,11 +157,11 @@ def test_a_retrain_that_fails_is_remembered(lake: Lake, tmp_path: Path, monkeypa
 def test_history_that_breaks_the_contract_stops_the_retrain(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     fine = {f.name: 1.0 if f.kind == "numeric" else "hat" for f in PIPELINE.features}
     rows = pl.DataFrame({"entity_key": ["o1", "o2"], "event_timestamp": NOW, "label": True, **fine}).with_columns(
-        product=pl.Series(["sofa", "hat"])
+        product=pl.Series(["sofa", "sofa"])
     )
     built = TrainingSet("shop", NOW, PIPELINE.features, rows.clear(), rows, {})
     monkeypatch.setattr(retrain, "build_training_set", lambda *_: built)
     monkeypatch.setattr(retrain, "assemble", ASSEMBLE)
-    with pytest.raises(StageError, match=r"product in .* fails in 1 of 2 rows"):
+    with pytest.raises(StageError, match=r"product in .* fails in 2 of 2 rows"):
         run(NOW + DAY)
     assert retrains(lake) == []

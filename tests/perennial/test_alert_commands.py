@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import Result
+from pydantic import SecretStr
 from typer.testing import CliRunner
 from webhook import Webhook
 from webhook import webhook as webhook  # a fixture
@@ -19,6 +20,7 @@ from perennial.errors import StageError
 from perennial.settings import Settings, settings
 from validation.alert_log import NOBODY, Sent, record_sent
 from validation.alerts import Alert, Finding, Kind, Severity
+from validation.notify import open_target
 
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
 
@@ -33,14 +35,19 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     open_context.cache_clear()
 
 
+def name(url: str) -> str:
+    return open_target(SecretStr(url), 1).name
+
+
 def alerts(*arguments: str) -> Result:
     return CliRunner().invoke(app, ["alerts", *arguments])
 
 
 def test_a_test_goes_to_every_target_and_says_it(webhook: Webhook, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PERENNIAL_ALERT_URLS", f"json://kim:pa55w0rd@127.0.0.1:{webhook.port}/hook")
+    url = f"json://kim:pa55w0rd@127.0.0.1:{webhook.port}/hook"
+    monkeypatch.setenv("PERENNIAL_ALERT_URLS", url)
     ran = alerts("test", "flights")
-    assert (ran.exit_code, ran.stdout, ran.stderr) == (0, f"json://127.0.0.1:{webhook.port}: took it\n", "")
+    assert (ran.exit_code, ran.stdout, ran.stderr) == (0, f"{name(url)}: took it\n", "")
     assert webhook.titles == ["INFO flights: test"]
     assert webhook.received[0]["message"].startswith("This is a test.\n")
 
@@ -53,8 +60,8 @@ def test_a_test_that_a_target_did_not_take_fails_and_says_which(
     ran = alerts("test")
     assert ran.exit_code == 1
     assert ran.stdout.splitlines() == [
-        f"json://127.0.0.1:{free_port}: refused, it cannot be reached, or did not answer in time",
-        f"json://127.0.0.1:{webhook.port}: took it",
+        f"{name(dead)}: refused, it cannot be reached, or did not answer in time",
+        f"{name(webhook.url)}: took it",
     ]
     assert "alert target 3 begins with slak://" in ran.stderr
     assert isinstance(ran.exception, StageError)

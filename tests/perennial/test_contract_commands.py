@@ -49,7 +49,7 @@ def test_the_contract_is_told_in_words_with_its_fingerprint(tmp_path: Path) -> N
     assert shown.stdout.splitlines() == [
         f"shop: Will this visitor buy? Contract {fingerprint(shop_spec().contract)}.",
         "entity_key: not null",
-        "basket_eur (what is in the basket, EUR): between 0 and 1000 in 80% of the rows",
+        "basket_eur (what is in the basket, EUR): between 0 and 1000 in 99.7% of the rows",
     ]
 
 

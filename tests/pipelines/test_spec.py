@@ -90,6 +90,10 @@ def test_a_pipeline_cannot_be_changed_and_takes_no_unknown_part() -> None:
         ({"views": (PIPELINE.views[0].model_copy(update={"key": "colour"}),)}, "has no field"),
         ({"views": (PIPELINE.views[0].model_copy(update={"entity": "colour"}),)}, "has no field"),
         ({"features": (Feature(name="price_eur", kind="numeric"),) * 2}, "named twice"),
+        *(
+            ({"features": (Feature(name=name, kind="numeric"),)}, rf"\['{name}'\] have names of columns")
+            for name in ("contract", "label", "model_version", "score")
+        ),
         (
             {"performance": PerformancePolicy(slices=("product", "colour"))},
             r"slices \['colour'\] are not among its features",

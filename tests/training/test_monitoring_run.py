@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Barrier
 from typing import Any
@@ -11,7 +15,8 @@ from typing import Any
 import httpx
 import pytest
 
-from training.mlflow_rest import Server
+from perennial.errors import UnreachableError, UsageError
+from training.mlflow_rest import Server, as_uri
 from training.monitoring_run import LONGEST_NAME, attach, log_monitoring, metric_name, open_monitoring_run
 
 AS_OF = datetime(2026, 1, 8, 3, 30, tzinfo=UTC)
@@ -114,3 +119,78 @@ def test_an_attached_folder_is_among_the_runs_artifacts_and_replaced_the_second_
         params={"run_uuid": run.run_id, "path": "drift/20260108T033000Z/drift.html"},
     )
     assert got.text == "second"
+
+
+@pytest.fixture
+def gate(mlflow_server: str) -> Iterator[str]:
+    """host:port of a reverse proxy before the real MLflow, which lets nobody in but ann with her password."""
+    wanted = "Basic " + base64.b64encode(b"ann:s3@cret").decode()
+
+    class Gate(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.pass_on("GET")
+
+        def do_POST(self) -> None:
+            self.pass_on("POST")
+
+        def pass_on(self, method: str) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            if self.headers.get("Authorization") != wanted:
+                status, answer = 401, b"who are you?"
+            else:
+                kind = {"Content-Type": self.headers.get("Content-Type", "application/json")}
+                got = httpx.request(method, f"{mlflow_server}{self.path}", content=body, headers=kind)
+                status, answer = got.status_code, got.content
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Gate) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_a_user_in_the_address_signs_in_and_is_shown_to_nobody(
+    gate: str, mlflow_server: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG")
+    address = f"http://ann:s3%40cret@{gate}/"
+    log_monitoring(address, "gated", "1", AS_OF, {"psi": 0.3})
+    run = open_monitoring_run(address, "gated", "1")
+    assert [value for _, _, value in history(mlflow_server, run.run_id, "psi")] == [0.3]
+    (tmp_path / "drift.html").write_text("drawn")
+    link = attach(address, run, tmp_path, "drift")
+    assert link == f"http://{gate}/#/experiments/{run.experiment_id}/runs/{run.run_id}/artifacts/drift"
+    assert "cret" not in caplog.text
+
+
+def test_the_environments_user_comes_before_the_addresss(gate: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "ann")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "s3@cret")
+    assert open_monitoring_run(f"http://bob:other@{gate}", "gated_too", "1").run_id
+
+
+def test_no_refusal_repeats_the_password(gate: str, free_port: int) -> None:
+    def refused(error: type[Exception], address: str) -> str:
+        with pytest.raises(error) as caught:
+            open_monitoring_run(address, "gated", "1")
+        return str(caught.value)
+
+    assert f"http://{gate} refuses access" in refused(UsageError, f"http://ann:s3cret@{gate}")
+    told = [
+        refused(UsageError, f"http://ann:s3cret@{gate}"),
+        refused(UnreachableError, f"http://ann:s3cret@127.0.0.1:{free_port}"),
+        refused(UnreachableError, "http://ann:s3cret@127.0.0.1:port"),
+        refused(UsageError, "ann:s3cret@mlflow.example"),
+        refused(UsageError, "ftp://ann:s3cret@mlflow.example"),
+    ]
+    with pytest.raises(UsageError) as caught:
+        as_uri("mlflow-artifacts:/1", "http://ann:s3cret@mlflow.example")
+    assert not [sentence for sentence in (*told, str(caught.value)) if "s3cret" in sentence or "ann" in sentence]

@@ -80,16 +80,47 @@ def test_in_markdown_names_from_outside_are_code_on_one_line(name: str) -> None:
     assert re.fullmatch(r"- `[^`]+: PSI 1`", line)
 
 
-@given(st.text() | st.text(alphabet="@!:/<>= a`\n"))
+@given(st.text() | st.text(alphabet="@!:/<>= a.`\n"))
 def test_no_text_from_outside_breaks_a_line_calls_people_or_is_a_link(told: str) -> None:
     line = harmless(told)
     assert line.isprintable()
     assert not re.search(r"[@!][^\s=]|://", line)
-    assert len(line) - line.count(" ") <= 600
+    assert not re.search(r"\w\.[a-z][a-z]", line, re.IGNORECASE)
+    assert len(line) - line.count(" ") - 2 * line.count("[") <= 600
 
 
 def test_what_calls_nobody_is_left_as_it_is() -> None:
     assert harmless("PSI 0.4 >= 0.25 & a != b: 12.0% -> 30.0%!") == "PSI 0.4 >= 0.25 & a != b: 12.0% -> 30.0%!"
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("carrier in {AA}: www.evil.example/login", "carrier in {AA}: www[.]evil[.]example/login"),
+        ("evil.com", "evil[.]com"),
+        ("ask a@b.co.uk.", "ask a@ b[.]co[.]uk."),
+        ("=www.evil.com: 1% -> 9%", "=www[.]evil[.]com: 1% -> 9%"),
+        ("x1.münchen 9.museum", "x1[.]münchen 9[.]museum"),
+        ("evil\u3002com", "evil[\u3002]com"),
+        ("\N{PILE OF POO}.la", "\N{PILE OF POO}[.]la"),
+    ],
+)
+def test_a_bare_domain_from_outside_is_no_link(name: str, told: str) -> None:
+    assert harmless(name) == told
+    assert told in text(alert(Finding("data", Severity.WARNING, name))).splitlines()
+    assert f"- `{told}: PSI 1`" in markdown(alert(Finding("drift", Severity.WARNING, "moved", (Moved(name, "PSI 1"),))))
+
+
+@pytest.mark.parametrize(
+    "told",
+    ["PSI 0.25, 53.6 %", "1.5e-3 of 12.0", "it failed. See its log.", "and so on...or not", "v1.2b", "./run.", ".x"],
+)
+def test_numbers_and_sentences_keep_their_dots(told: str) -> None:
+    assert harmless(told) == told
+
+
+def test_the_report_stays_a_link() -> None:
+    assert "Report: https://mlflow.example/report" in text(alert()).splitlines()
 
 
 def test_long_text_is_cut_where_it_says_so() -> None:

@@ -9,10 +9,10 @@ from datetime import UTC, datetime, timedelta
 
 import hypothesis.strategies as st
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 
 from pipelines.spec import AlertPolicy
-from validation.alerts import Alert, Finding, Kind, Moved, Severity, Told, due, findings_of, told_by
+from validation.alerts import Alert, Finding, Kind, Moved, Severity, Told, due, findings_of, told_by, unjudged
 from validation.drift import DriftVerdict, FeatureDrift
 from validation.verdict import Status, Verdict
 
@@ -77,9 +77,20 @@ def test_a_graver_finding_alerts_at_once_and_a_lesser_one_does_not() -> None:
     assert told([fails(0, "a"), graver, fails(2, "a")]) == [(0, "alert"), (1, "alert")]
 
 
-def test_what_comes_and_goes_within_the_cooldown_alerts_once_and_alerts_anew_after_it() -> None:
-    flapping = [fails(0, "a"), passes(1), fails(2, "a"), passes(3), fails(4, "a"), fails(6, "a")]
-    assert told(flapping) == [(0, "alert"), (1, "recovery"), (6, "alert")]
+def test_what_fails_again_after_its_recovery_was_told_alerts_at_once_however_lately_it_was_told() -> None:
+    assert told([fails(0, "a"), passes(1), fails(2, "a")]) == [(0, "alert"), (1, "recovery"), (2, "alert")]
+
+
+def test_a_second_recovery_within_the_cooldown_waits_and_is_told_by_the_first_pass_after_it() -> None:
+    flapping = [fails(0, "a"), passes(1), fails(2, "a"), passes(3), fails(4, "a"), passes(5), passes(6), passes(7)]
+    assert told([*flapping, passes(8)]) == [(0, "alert"), (1, "recovery"), (2, "alert"), (7, "recovery")]
+
+
+def test_what_turns_with_every_run_tells_of_three_turns_a_cooldown_at_most() -> None:
+    turning = told(passes(hour) if hour % 2 else fails(hour, "a") for hour in range(48))
+    hours = [hour for hour, _ in turning]
+    assert max(sum(first <= hour < first + 6 for hour in hours) for first in hours) == 3
+    assert turning[:5] == [(0, "alert"), (1, "recovery"), (2, "alert"), (7, "recovery"), (8, "alert")]
 
 
 @pytest.mark.parametrize("status", [Status.INCONCLUSIVE, Status.ERROR])
@@ -149,7 +160,7 @@ def test_the_gravest_comes_first_and_recoveries_come_last() -> None:
     assert {a.decision for a in alerts} == {"no retrain"}
 
 
-hours = st.lists(st.integers(1, 8), min_size=1, max_size=25).map(lambda steps: list(itertools.accumulate(steps)))
+hours = st.lists(st.integers(1, 5), min_size=1, max_size=25).map(lambda steps: list(itertools.accumulate(steps)))
 conditions = st.tuples(
     st.sampled_from([Status.FAIL, Status.FAIL, Status.PASS, Status.INCONCLUSIVE, Status.ERROR]),
     st.sampled_from([Severity.WARNING, Severity.CRITICAL]),
@@ -162,35 +173,61 @@ histories = hours.flatmap(
 )
 
 
+COOLDOWN = timedelta(seconds=POLICY.cooldown_s)
+MOST_IN_A_COOLDOWN = 11
+"""Of one check with two severities and three columns.
+
+Within a cooldown each alert of an episode adds a column or a severity to those before: 1 + 3 + 1. Recoveries are a cooldown
+apart, so there is one of them, and an episode on either side.
+"""
+
+
 @given(histories)
-def test_whatever_happens_nobody_is_told_twice_within_a_cooldown_and_nobody_is_left_in_the_dark(
+@example([fails(0, "a"), passes(1), fails(2, "a"), passes(3), passes(7)])
+def test_the_last_word_is_never_a_false_recovery_and_a_false_alert_lasts_one_cooldown_at_most(
     runs: list[Run],
 ) -> None:
-    cooldown = timedelta(seconds=POLICY.cooldown_s)
     history: list[Told] = []
-    last_of: dict[tuple[Severity, frozenset[str]], datetime] = {}
+    for run in runs:
+        history += [told_by(alert) for alert in tell(run, history)]
+        recoveries = [t.as_of for t in history if t.kind == "recovery"]
+        since = [t for t in history if not recoveries or t.as_of > recoveries[-1]]
+        if run.status is Status.FAIL:
+            # Since the last recovery, and within one cooldown, they heard all of it: as grave, and every column.
+            recent = [t for t in since if run.as_of - t.as_of < COOLDOWN]
+            assert max(t.severity for t in recent) >= run.severity
+            assert run.moved <= frozenset().union(*(t.moved for t in recent))
+        elif run.status is Status.PASS and since:
+            assert recoveries, "the first recovery is told by the first PASS"
+            assert run.as_of - recoveries[-1] < COOLDOWN
+
+
+@given(histories)
+def test_messages_are_bounded_and_each_says_something_that_was_not_the_last_word(runs: list[Run]) -> None:
+    history: list[Told] = []
     is_open = False
     for run in runs:
         alerts = tell(run, history)
-        assert len(alerts) <= 1
-        history += [told_by(alert) for alert in alerts]
         kinds = [alert.kind for alert in alerts]
-        if run.status is Status.PASS:
-            assert kinds == (["recovery"] if is_open else [])
-            is_open = False
-        elif run.status is Status.FAIL:
-            assert kinds in ([], ["alert"], ["reminder"] if is_open else ["alert"])
-            # Whoever looks back over one cooldown finds it all: as grave, and every column.
-            recent = [t for t in history if t.kind != "recovery" and run.as_of - t.as_of < cooldown]
-            assert max(t.severity for t in recent) >= run.severity
-            assert run.moved <= frozenset().union(*(t.moved for t in recent))
-            if kinds:
-                condition = run.severity, run.moved
-                assert condition not in last_of or run.as_of - last_of[condition] >= cooldown
-                last_of[condition] = run.as_of
-                is_open = True
-        else:
-            assert kinds == []
+        may_come = {
+            Status.FAIL: [[], ["alert"], ["reminder"]] if is_open else [["alert"]],
+            Status.PASS: [[], ["recovery"]] if is_open else [[]],
+        }
+        assert kinds in may_come.get(run.status, [[]])
+        if kinds:
+            is_open = kinds != ["recovery"]
+        history += [told_by(alert) for alert in alerts]
+    for first in history:
+        assert sum(first.as_of <= t.as_of < first.as_of + COOLDOWN for t in history) <= MOST_IN_A_COOLDOWN
+    for one, other in itertools.pairwise(t.as_of for t in history if t.kind == "recovery"):
+        assert other - one >= COOLDOWN
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=60))
+def test_one_column_that_comes_and_goes_is_three_messages_a_cooldown_at_most(failing: list[bool]) -> None:
+    hours = [hour for hour, _ in told(fails(h, "a") if bad else passes(h) for h, bad in enumerate(failing))]
+    for first in hours:
+        assert sum(first <= hour < first + 6 for hour in hours) <= 3
 
 
 @given(histories, st.randoms())
@@ -238,6 +275,17 @@ def test_findings_are_the_checks_that_fail_or_could_not_run() -> None:
     )
     assert drifted.moved == (Moved("b", "PSI of b"), Moved("a", "PSI of a"))
     assert (old.check, old.severity, old.headline) == ("freshness", Severity.WARNING, "old")
+
+
+def test_a_check_without_a_verdict_for_longer_than_its_patience_is_a_finding() -> None:
+    verdicts = {name: Verdict(Status.INCONCLUSIVE, "no rows") for name in ("data", "drift", "labels")}
+    verdicts["performance"] = Verdict(Status.PASS, "fine")
+    patience = dict.fromkeys(("data", "drift", "performance"), 6 * HOUR)
+    since = {"data": T0 + HOUR, "drift": T0, "labels": T0, "performance": T0}
+    assert unjudged(verdicts, since, patience, T0 + 6 * HOUR) == ()
+    (drift_,) = unjudged(verdicts, since, patience, T0 + 7 * HOUR)
+    assert (drift_.check, drift_.severity, drift_.since) == ("drift", Severity.WARNING, T0)
+    assert drift_.headline == f"drift has not been judged since {T0:%Y-%m-%d %H:%M} UTC: no rows"
 
 
 def test_bad_data_and_bad_answers_are_critical() -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from validation.coverage import judge_coverage
-from validation.hours import DAY_H, HourlyProfiles, hour_of
+from validation.hours import DAY_H, HourlyProfiles, hour_of, moment_of
 from validation.verdict import Status
 
 UNTIL = hour_of(datetime(2013, 3, 11, tzinfo=UTC))
@@ -48,7 +48,7 @@ def test_a_stream_that_ended_on_the_first_day_is_inconclusive(reference: HourlyP
     since = UNTIL - WEEK
     found = judge_coverage(flights(since, since + DAY_H), reference, since, UNTIL)
     assert found.status is Status.INCONCLUSIVE
-    assert "the newest row is of 04 Mar, 23 h" in found.reason
+    assert "its newest row is of the hour 2013-03-04 23:00" in found.reason
     assert found.measurements["covered_share"] == pytest.approx(1 / 7)
 
 
@@ -94,7 +94,34 @@ def test_where_no_hour_has_rows_every_day_each_day_should_have_some() -> None:
     assert "6 of the 7 days that should have rows do" in found.reason
 
 
+def office(since: int, until: int) -> HourlyProfiles:
+    """Rows from 08:00 to 18:00 UTC from Monday to Friday."""
+    hours = [h for h in range(since, until) if 8 <= h % DAY_H < 18]
+    return having(h for h in hours if moment_of(h).weekday() < 5)
+
+
+@pytest.mark.parametrize("day", range(7))
+def test_a_weekend_is_no_gap_in_what_happens_on_workdays(day: int) -> None:
+    reference, until = office(UNTIL - 90 * DAY_H, UNTIL - 30 * DAY_H), UNTIL + day * DAY_H
+    since = until - 3 * DAY_H
+    whole = judge_coverage(office(since, until), reference, since, until)
+    assert whole.status is Status.PASS
+    # Without the last workday of the window it is no whole one.
+    last = max(h for h in range(since, until) if moment_of(h).weekday() < 5) // DAY_H * DAY_H
+    some = judge_coverage(office(since, last), reference, since, until)
+    assert some.status is Status.INCONCLUSIVE
+
+
+def test_a_window_of_which_nothing_is_due_is_inconclusive_even_with_rows() -> None:
+    """2013-03-09 is a Saturday."""
+    saturday = hour_of(datetime(2013, 3, 9, tzinfo=UTC))
+    reference = office(UNTIL - 90 * DAY_H, UNTIL - 30 * DAY_H)
+    found = judge_coverage(flights(saturday, UNTIL), reference, saturday, UNTIL)
+    assert found.status is Status.INCONCLUSIVE
+    assert "no rows are due" in found.reason
+
+
 def test_no_rows_are_inconclusive() -> None:
     found = judge_coverage(having([]), REFERENCE, UNTIL - 1, UNTIL)
     assert (found.status, found.measurements["covered_share"]) == (Status.INCONCLUSIVE, 0.0)
-    assert found.reason == "the window from 10 Mar 23:00 to 11 Mar 00:00 has no rows"
+    assert found.reason == "the window from 2013-03-10 23:00 to 2013-03-11 00:00 UTC has no rows"

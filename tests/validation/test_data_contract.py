@@ -4,7 +4,9 @@ import math
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime
+from fractions import Fraction
 
 import polars as pl
 import pytest
@@ -14,7 +16,7 @@ from polars.testing import assert_frame_equal
 
 from perennial.errors import UsageError
 from pipelines.spec import Expectation
-from validation.contract import FAILED, SLICE_ROWS, describe, fingerprint, validate
+from validation.contract import FAILED, SLICE_ROWS, Met, describe, fingerprint, too_many, validate
 from validation.suite import compile_suite
 from validation.verdict import Status
 
@@ -69,10 +71,48 @@ def test_rows_that_mostly_tolerates_are_quarantined_and_the_batch_passes():
     tolerant = DISTANCE.model_copy(update={"mostly": 0.75})
     found = validate(flights(distance=[1.0, -5.0, 2.0, 3.0]), (tolerant,), "departures")
     assert found.verdict.status is Status.PASS
+    assert found.verdict.reason == "departures: 4 rows met 1 expectations, 1 quarantined"
     assert found.quarantined["flight_id"].to_list() == ["f2"]
     assert found.valid["flight_id"].to_list() == ["f1", "f3", "f4"]
-    strict = tolerant.model_copy(update={"mostly": 0.76})
-    assert validate(flights(distance=[1.0, -5.0, 2.0, 3.0]), (strict,), "departures").verdict.status is Status.FAIL
+
+
+@pytest.mark.parametrize(
+    ("bad", "rows", "mostly", "status"),
+    [
+        # Where one in a hundred is bad, 1 of 50 or more comes with 39 %, 3 with 1.4 %, 4 with 0.2 %.
+        (1, 50, 0.99, Status.PASS),
+        (3, 50, 0.99, Status.PASS),
+        (4, 50, 0.99, Status.FAIL),
+        (2, 100, 0.99, Status.PASS),
+        (200, 10_000, 0.99, Status.FAIL),
+        # One alone is no share: it comes with just 1 %.
+        (1, 1, 0.99, Status.PASS),
+        (2, 2, 0.99, Status.FAIL),
+        (3, 3, 0.99, Status.FAIL),
+        (1, 1, 0.991, Status.FAIL),
+        # What must always hold has no chance.
+        (1, 10_000, 1.0, Status.FAIL),
+    ],
+)
+def test_a_batch_fails_for_more_bad_rows_than_chance_allows(bad, rows, mostly, status):
+    batch = pl.DataFrame({"distance": [-1.0] * bad + [1.0] * (rows - bad)})
+    found = validate(batch, (DISTANCE.model_copy(update={"mostly": mostly}),), "departures")
+    assert found.verdict.status is status
+    assert f"distance between 0 and 6000 fails in {bad} of {rows} rows" in found.verdict.reason
+    assert ("which may be chance" in found.verdict.reason) is (status is Status.PASS)
+    assert ("more than chance allows" in found.verdict.reason) is (status is Status.FAIL and mostly < 1)
+    # Whatever becomes of the batch, nobody is scored with a bad row.
+    assert (found.quarantined.height, found.valid.height) == (bad, rows - bad)
+    assert f"{bad} quarantined" in found.verdict.reason or status is Status.FAIL
+
+
+@given(st.integers(1, 60), st.integers(0, 60), st.sampled_from([0.25, 0.5, 0.9, 0.95, 0.99, 0.999, 1.0]))
+def test_too_many_is_what_the_binomial_distribution_says(checked, failing, mostly):
+    failing = min(failing, checked)
+    good = Fraction(str(mostly))
+    exactly = [math.comb(checked, k) * (1 - good) ** k * good ** (checked - k) for k in range(failing, checked + 1)]
+    below = Fraction(checked - failing, checked) < good
+    assert too_many(failing, checked, mostly) is (below and sum(exactly) < Fraction(1, 100))
 
 
 def test_a_missing_column_fails_the_batch_and_says_which():
@@ -140,6 +180,20 @@ def test_numbers_and_truth_values_can_be_expected_in_a_set():
     assert found.quarantined["month"].to_list() == [2, 13]
 
 
+def test_a_pattern_is_met_by_the_whole_value_and_not_by_a_line_break_more():
+    for pattern in ("[A-Z]{3}", "^[A-Z]{3}$", "EWR|JFK"):
+        line = Expectation(column="origin", kind="matches", pattern=pattern)
+        found = validate(pl.DataFrame({"origin": ["EWR", "EWR\n", "JFKX", "XJFK"]}), (line,), "departures")
+        assert found.quarantined["origin"].to_list() == ["EWR\n", "JFKX", "XJFK"]
+
+
+def test_numbers_of_a_set_are_exact_however_large():
+    """2**53 + 2 is the float next to 2**53 + 1."""
+    ids = pl.DataFrame({"id": [2**53 + 1, 2**53 + 2, 2**53 + 3]})
+    line = Expectation(column="id", kind="in_set", values=(str(2**53 + 1), str(2**53 + 3), "none"))
+    assert validate(ids, (line,), "ids").quarantined["id"].to_list() == [2**53 + 2]
+
+
 def test_categorical_columns_are_read_as_text():
     batch = flights().with_columns(pl.col("origin", "carrier").cast(pl.Categorical))
     found = validate(batch, CONTRACT, "departures")
@@ -171,6 +225,7 @@ def test_a_column_called_like_the_reason_is_replaced_by_it():
         (Expectation(column="x", kind="in_set"), "values"),
         (Expectation(column="x", kind="matches"), "a pattern"),
         (Expectation(column="x", kind="matches", pattern="("), "regular expression"),
+        (Expectation(column="x", kind="matches", pattern="a(?i)b"), "regular expression"),
     ],
 )
 def test_an_expectation_that_lacks_what_it_needs_is_refused(expectation, told):
@@ -209,7 +264,11 @@ kinds = st.one_of(
     st.builds(Expectation, column=st.just("c"), kind=st.just("in_set"), values=st.just(("a", "b")), mostly=share),
     st.builds(Expectation, column=st.just("n"), kind=st.just("in_set"), values=st.just(("1", "2", "x")), mostly=share),
     st.builds(
-        Expectation, column=st.just("c"), kind=st.just("matches"), pattern=st.sampled_from(["^a", "^.$"]), mostly=share
+        Expectation,
+        column=st.just("c"),
+        kind=st.just("matches"),
+        pattern=st.sampled_from(["^a", "^.$", "a|b", "a.*"]),
+        mostly=share,
     ),
     st.builds(Expectation, column=st.sampled_from("xcn"), kind=st.just("unique"), mostly=share),
 )
@@ -223,7 +282,7 @@ def fails(batch, expectation):
     test = {
         "between": lambda v: (expectation.minimum <= v) and (expectation.maximum is None or v <= expectation.maximum),
         "in_set": lambda v: str(v) in expectation.values,
-        "matches": lambda v: re.search(expectation.pattern, v) is not None,
+        "matches": lambda v: re.fullmatch(expectation.pattern, v) is not None,
         "unique": lambda v: values.count(v) == 1,
     }[expectation.kind]
     return [v is not None and not test(v) for v in values], sum(v is not None for v in values)
@@ -241,8 +300,11 @@ def test_great_expectations_agrees_with_plain_python(batch, contract):
         if not checked:
             statuses.append(Status.INCONCLUSIVE)
         else:
-            met = 1 - sum(rows) / checked
-            statuses.append(Status.PASS if met >= expectation.mostly - 1e-12 else Status.FAIL)
+            bad = 1 - Fraction(str(expectation.mostly))
+            chance = sum(
+                math.comb(checked, k) * bad**k * (1 - bad) ** (checked - k) for k in range(sum(rows), checked + 1)
+            )
+            statuses.append(Status.FAIL if chance < Fraction(1, 100) else Status.PASS)
     assert found.verdict.status == max(statuses)
     assert_frame_equal(found.quarantined.drop(FAILED), batch.filter(pl.Series(failed)))
     assert_frame_equal(found.valid, batch.filter(~pl.Series(failed)))
@@ -271,19 +333,31 @@ def test_a_batch_of_several_slices_is_judged_as_one() -> None:
 
 
 def test_rows_that_met_the_contract_before_count_and_are_not_judged_again():
-    met = flights(distance=[1.0, 2.0, None, math.nan])
+    met = Met(4, {"distance": 2}, pl.DataFrame())
     again = flights(distance=[-1.0, 5.0, None, 7.0])
     half = DISTANCE.model_copy(update={"mostly": 0.8})
     found = validate(again, (half, HERE.model_copy(update={"mostly": 0.5})), "window", met=met)
     # Of the 8 rows, 2 and 1 have no distance; of the other 5, one is negative.
     assert found.verdict.status is Status.PASS
     assert [(j.checked_rows, j.missing_rows, j.failed_rows) for j in found.judgements] == [(5, 3, 1), (8, 0, 1)]
-    assert found.valid["distance"].to_list()[:3] == [1.0, 2.0, None]
-    assert found.valid.height == 6
+    assert found.valid["flight_id"].to_list() == ["f2", "f4"]
     alone = validate(again.clear(), (DISTANCE,), "window", met=met)
     assert (alone.verdict.status, alone.verdict.measurements["rows"]) == (Status.PASS, 4)
-    stricter = validate(again, (half.model_copy(update={"mostly": 0.81}),), "window", met=met)
-    assert "fails in 1 of 5 rows (80.00% met, 81.00% due)" in stricter.verdict.reason
+    stricter = validate(again, (DISTANCE,), "window", met=met)
+    assert "fails in 1 of 5 rows (80.00% met, 100.00% due)" in stricter.verdict.reason
+
+
+def test_what_must_be_unique_is_looked_at_in_rows_that_met_the_contract_before_too():
+    met = Met(5, {"flight_id": 1}, pl.DataFrame({"flight_id": ["f1", "g1", "g1", "g2", None]}))
+    found = validate(flights(), (KEY, CARRIER), "window", met=replace(met, missing={"flight_id": 1, "carrier": 0}))
+    assert found.quarantined["flight_id"].to_list() == ["f1"]
+    (unique, _) = found.judgements
+    # Nine rows, one of them without a value; f1 and g1 are there twice.
+    assert (unique.checked_rows, unique.missing_rows, unique.failed_rows) == (8, 1, 4)
+    assert unique.examples in ((("f1", 2), ("g1", 2)), (("g1", 2), ("f1", 2)))
+    assert validate(flights(), (KEY,), "batch").verdict.status is Status.PASS
+    nothing_new = validate(flights().clear(), (KEY,), "window", met=met)
+    assert "flight_id unique fails in 2 of 4 rows" in nothing_new.verdict.reason
 
 
 KINDS = {"flight_id": "any", "distance": "numeric", "origin": "categorical", "carrier": "categorical"}

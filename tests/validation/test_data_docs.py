@@ -11,7 +11,7 @@ import pytest
 from perennial.template.pipeline import PIPELINE
 from validation import data_docs
 from validation.contract import ValidationResult, validate
-from validation.data_docs import RESULT_FILE, write_data_docs
+from validation.data_docs import RESULT_FILE, by_itself, write_data_docs
 
 NOW = datetime(2026, 1, 8, 12, 30, tzinfo=UTC)
 HOSTILE = "<script>alert('owned')</script><img src=x onerror=alert(1)> $PARAM %s {{7*7}}"
@@ -80,7 +80,7 @@ def test_a_result_says_how_many_rows_failed_and_with_which_values(tmp_path: Path
 def test_what_the_contract_expects_is_shown_with_what_each_column_is(tmp_path: Path) -> None:
     write_data_docs(tmp_path, PIPELINE, judged(), "monitor", NOW)
     text = re.sub(r"\s+", " ", Page(tmp_path / "expectations" / f"{PIPELINE.name}.html").text)
-    assert "values must match this regular expression: ^o\\d+$" in text
+    assert "values must match this regular expression: \\A(?:o[0-9]+)\\Z" in text
     assert "of the whole order, EUR" in text
 
 
@@ -118,6 +118,31 @@ def test_only_the_newest_results_stay(tmp_path: Path, monkeypatch: pytest.Monkey
     assert kept[0] == "20260108T123200.000000Z"
     assert len(pages(tmp_path)) == 5 + 2
     assert "5 results" in Page(tmp_path / "index.html").text
+
+
+def test_a_result_that_was_just_written_stays_however_old_its_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data_docs, "MOST_RESULTS", 2)
+    found = judged()
+    for hours in (5, 6, 7):
+        write_data_docs(tmp_path, PIPELINE, found, "score", NOW + timedelta(hours=hours))
+    replayed = write_data_docs(tmp_path, PIPELINE, found, "monitor", NOW)
+    assert replayed.exists()
+    assert "3 results, newest first" in Page(tmp_path / "index.html").text
+    assert (tmp_path / Page(tmp_path / "index.html").links()[-1]) == replayed
+    write_data_docs(tmp_path, PIPELINE, found, "score", NOW + timedelta(hours=8))
+    assert not replayed.exists()
+
+
+def test_a_page_by_itself_says_the_same_and_links_nowhere(tmp_path: Path) -> None:
+    page = write_data_docs(tmp_path, PIPELINE, judged(product=[HOSTILE] * 4), "score", NOW)
+    alone = tmp_path / "alone.html"
+    alone.write_text(by_itself(page.read_text(encoding="utf-8")), encoding="utf-8")
+    assert Page(page).links()
+    assert Page(alone).links() == []
+    assert Page(alone).text.split() == Page(page).text.replace("All results", "", 1).split()
+    assert not [t for t, _ in Page(alone).tags if t in ("script", "img")]
 
 
 def test_the_same_result_again_takes_its_own_place(tmp_path: Path) -> None:

@@ -270,6 +270,12 @@ def test_a_feature_fails_from_the_share_of_importance_that_matters(share, status
     assert judged(frame(2, x_mean=1.5), {"x": 0.0, "c": 1.0}, everything).verdict.status is Status.FAIL
 
 
+@pytest.mark.parametrize(("share", "status"), [(0.0049, Status.PASS), (0.0051, Status.FAIL)])
+def test_where_a_hundred_features_matter_alike_none_needs_two_percent(share, status):
+    others = {f"o{i}": (1 - share) / 99 for i in range(99)}
+    assert judged(frame(2, x_mean=1.5), {"x": share, **others}).verdict.status is status
+
+
 def test_importance_weighs_the_order_of_what_moved():
     moved = frame(2, x_mean=1.5, c=(0.1, 0.3, 0.6))
     plain = judged(moved)

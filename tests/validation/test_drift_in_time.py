@@ -204,9 +204,38 @@ def test_since_is_in_the_newest_window_where_one_suffices():
 def test_a_column_that_vanished_fails_at_once_and_is_told_since_when():
     current = stream(2, 6).with_columns(within(days(4, 6), "x", None), within(days(3, 6), "c", None))
     found = judged(current)
-    assert [f.feature for f in found.drifted] == ["c"]
+    assert {f.feature for f in found.drifted} == {"x", "c"}
     assert "the column is entirely missing (null or NaN in 2502 of 2502 rows)" in found.verdict.reason
     assert by_name(found)["c"].since == START + 3 * DAY
+    assert by_name(found)["x"].since == START + 4 * DAY
+
+
+@pytest.mark.parametrize(
+    ("gone_days", "status"), [(0, Status.PASS), (0.5, Status.PASS), (1, Status.FAIL), (2, Status.FAIL)]
+)
+def test_a_column_that_vanished_for_a_day_fails_before_the_window_is_over(gone_days, status):
+    lost = within(days(6 - gone_days, 6), "x", None)
+    found = judged(stream(5, 6).with_columns(lost))
+    x = by_name(found)["x"]
+    assert (found.verdict.status, x.status) == (status, status)
+    if status is Status.FAIL:
+        begin = UNTIL - gone_days * DAY
+        assert x.since == begin
+        assert f"no row has had a value since {begin:%Y-%m-%d %H:%M} UTC; in the reference 0.0%" in x.reason
+
+
+def test_a_day_without_values_is_nothing_new_where_the_reference_has_such_days():
+    known = stream(1, 56, since=START - 56 * DAY, rows=200).with_columns(within(pl.col("t") >= START - DAY, "x", None))
+    found = judged(stream(5, 6).with_columns(within(days(5, 6), "x", None)), reference=reference_of(known))
+    assert by_name(found)["x"].status is Status.PASS
+
+
+def test_a_few_rows_without_a_value_do_not_say_that_a_column_is_gone():
+    """A night of 99 rows; 100 values are asked for."""
+    rows = stream(5, 6)
+    night = rows.filter(days(5, 6)).head(99).with_columns(x=pl.lit(None, pl.Float64))
+    found = judged(pl.concat([rows.filter(days(0, 5)), night]))
+    assert "no row has had a value" not in by_name(found)["x"].reason
 
 
 def test_a_column_that_vanished_fails_even_while_the_older_window_lacks_data():
@@ -216,8 +245,9 @@ def test_a_column_that_vanished_fails_even_while_the_older_window_lacks_data():
     assert [f.feature for f in found.drifted] == ["x"]
     assert {f.status for f in found.features if f.feature != "x"} == {Status.INCONCLUSIVE}
     assert "no such column in 2502 of 2502 rows" in found.verdict.reason
-    assert "of the others nothing can be told, because the window from 25 Apr 00:00 to 28 Apr 00:00 has no rows" in (
-        found.verdict.reason
+    assert (
+        "of the others nothing can be told, because the window from 2013-04-25 00:00 to 2013-04-28 00:00 UTC has no rows"
+        in (found.verdict.reason)
     )
 
 
@@ -232,7 +262,7 @@ def test_a_column_missing_from_a_few_rows_or_a_small_reference_is_inconclusive()
 def test_an_older_window_without_rows_is_inconclusive_and_not_a_pass():
     found = judged(stream(2, 6).filter(days(3, 6)))
     assert found.verdict.status is Status.INCONCLUSIVE
-    assert found.verdict.reason == "the window from 25 Apr 00:00 to 28 Apr 00:00 has no rows"
+    assert found.verdict.reason == "the window from 2013-04-25 00:00 to 2013-04-28 00:00 UTC has no rows"
     assert {f.status for f in found.features} == {Status.INCONCLUSIVE}
     assert judged(stream(2, 6).filter(days(3, 6)), ONE).verdict.status is Status.PASS
 

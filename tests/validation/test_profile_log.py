@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -143,6 +145,23 @@ def test_two_that_count_at_once_count_nothing_twice(lake: Lake) -> None:
 
     assert same(profiles_between(lake, REFERENCE, "predictions", T0, T0 + DAY, overtaken, T0), made)
     assert same(look(lake)[0], made)
+
+
+def test_two_that_begin_at_the_same_moment_both_have_every_hour(lake: Lake, tmp_path: Path) -> None:
+    barrier = threading.Barrier(2)
+    everything = rows([])
+
+    def work(_: int) -> HourlyProfiles:
+        own = Lake(Settings(home=tmp_path), "shop")
+        barrier.wait(20)
+        return look(own)[0]
+
+    with ThreadPoolExecutor(2) as pool:
+        for seed in range(3):
+            batch = rows([1, 25, 49, 49], seed)
+            everything = pl.concat([everything, batch])
+            lake.append("predictions", batch)
+            assert all(same(found, everything) for found in pool.map(work, range(2)))
 
 
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
