@@ -9,10 +9,13 @@ A patch replaces one name and ends the process when that name is gone, so that a
 from __future__ import annotations
 
 import importlib
+import json
+import re
 import sys
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import unquote
+from uuid import uuid4
 
 
 def patched(module: str, path: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -57,6 +60,16 @@ def patch_moto() -> None:
             database.performance_insights_retention_period = kwargs.get("performance_insights_retention_period", 7)
         return database
 
+    @patched("moto.rds.models", "DBInstance.__init__")
+    def give_each_database_an_id_of_its_own(original: Any, self: Any, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        self.dbi_resource_id = f"db-{uuid4().hex[:26].upper()}"  # the provider asks for a database by it
+
+    @patched("moto.rds.models", "MasterUserSecret._generate_secret_string")
+    def make_a_password_for_the_user_asked_for(original: Any, self: Any) -> str:
+        login = json.loads(original(self))
+        return json.dumps({**login, "username": self.resource.master_username, "password": uuid4().hex})
+
     @patched("moto.rds.models", "DBParameterGroup.update_parameters")
     def say_who_set_it(original: Any, self: Any, parameters: Any) -> Any:
         return original(self, [{**parameter, "Source": "user"} for parameter in parameters])
@@ -93,6 +106,32 @@ def patch_ministack() -> None:
         if "launchTemplate" in body:
             group.pop("diskSize", None)  # EKS says none then: it is the template's
         return eks._json_resp(200, {"nodegroup": group})
+
+    @patched("ministack.services.eks", "_handle_request_sync")
+    def change_a_node_group(original: Any, method: str, path: str, headers: Any, body: Any, query_params: Any) -> Any:
+        if found := re.fullmatch(r"/clusters/([^/]+)/node-groups/([^/]+)/update-config", path):
+            group = eks._nodegroups.get("/".join(found.groups()))
+            if method == "POST" and group is not None:
+                return eks._json_resp(200, {"update": _change(group, json.loads(body))})
+        if re.fullmatch(r"/clusters/[^/]+/updates/[^/]+", path):
+            done = {"id": path.rpartition("/")[2], "status": "Successful", "type": "ConfigUpdate"}
+            return eks._json_resp(200, {"update": done})
+        return original(method, path, headers, body, query_params)
+
+    answered: dict[str, Any] = {}
+
+    @patched("ministack.services.eks", "_handle_request_sync")
+    def answer_a_repeated_request_as_before(
+        original: Any, method: str, path: str, headers: Any, body: Any, query_params: Any
+    ) -> Any:
+        # A client whose connection broke sends its request again, with the same token; EKS does such a thing once.
+        token = json.loads(body).get("clientRequestToken") if method == "POST" and body else None
+        if token in answered:
+            return answered[token]
+        answer = original(method, path, headers, body, query_params)
+        if token:
+            answered[token] = answer
+        return answer
 
     @patched("ministack.services.eks", "_create_addon")
     def make_the_roles_of_an_addon(original: Any, cluster: str, body: dict[str, Any]) -> Any:
@@ -179,6 +218,19 @@ def patch_ministack() -> None:
         finally:
             for name, tags in every.items():
                 autoscaling._tags[name] = tags
+
+
+def _change(group: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
+    """Do to a node group what UpdateNodegroupConfig asks for."""
+    for key in ("scalingConfig", "updateConfig"):
+        group[key] = {**group.get(key, {}), **asked.get(key, {})}
+    labels, taints = asked.get("labels", {}), asked.get("taints", {})
+    gone = set(labels.get("removeLabels", []))
+    group["labels"] = {key: value for key, value in group["labels"].items() if key not in gone}
+    group["labels"] |= labels.get("addOrUpdateLabels", {})
+    group["taints"] = [taint for taint in group["taints"] if taint not in taints.get("removeTaints", [])]
+    group["taints"] += taints.get("addOrUpdateTaints", [])
+    return {"id": str(uuid4()), "status": "Successful", "type": "ConfigUpdate"}
 
 
 def _filtered(autoscaling: Any, parameters: Any, name: str) -> list[str]:

@@ -32,7 +32,9 @@ class Emulators:
         """A boto3 client of the emulator that plays this service."""
         import boto3
 
-        variable = f"AWS_ENDPOINT_URL_{service.upper().replace('-', '_')}"
+        # The variables are named by the service's id, such as AUTO_SCALING, which is not always boto3's name of it.
+        service_id = boto3.session.Session().client(service, region_name=REGION).meta.service_model.service_id
+        variable = f"AWS_ENDPOINT_URL_{service_id.upper().replace(' ', '_').replace('-', '_')}"
         return boto3.client(
             service,
             region_name=REGION,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import account
 import pytest
 from botocore.exceptions import ClientError
-from emulators import ACCOUNT, REGION, Emulators
+from emulators import ACCOUNT, REGION, Emulators, running
 from terraform import Terraform
 
 pytestmark = [pytest.mark.infra, pytest.mark.infra_apply]
@@ -231,10 +231,19 @@ def test_interruptions_reach_the_queue_and_people_hear_of_alarms_and_the_bill(
     ]
 
 
+@pytest.fixture
+def emulators_of_its_own(running_emulators: Emulators, tmp_path: Path) -> Iterator[Emulators]:
+    """An empty account beside the one that other tests look at."""
+    (tmp_path / "emulators").mkdir()
+    with running(tmp_path / "emulators") as found:
+        yield found
+
+
 def test_checks_of_the_account_find_what_a_careless_change_takes_away(
-    running_emulators: Emulators, tmp_path: Path
+    emulators_of_its_own: Emulators, tmp_path: Path
 ) -> None:
-    careless = Terraform(tmp_path, running_emulators.endpoints)
+    (tmp_path / "terraform").mkdir()
+    careless = Terraform(tmp_path / "terraform", emulators_of_its_own.endpoints)
     changes = [
         (
             "storage.tf",
@@ -253,7 +262,7 @@ def test_checks_of_the_account_find_what_a_careless_change_takes_away(
     assert careless.init().status == 0
     these = ("aws_s3_bucket_policy.this", "aws_eks_node_group.gpu", 'aws_iam_role_policy.workload["mlflow"]')
     careless.must(*APPLY, "-var", "name=careless", *(f"-target={one}" for one in these))
-    client = running_emulators.client
+    client = emulators_of_its_own.client
     takes_http = account.buckets_that_take_plain_http(client("s3"), f"careless-{ACCOUNT}-{REGION}")
     assert len(takes_http) == 3, takes_http
     assert account.gpu_groups_that_surprise(client("eks"), "careless") == [
@@ -270,7 +279,7 @@ def test_checks_of_the_account_find_what_a_careless_change_takes_away(
 def test_a_destroy_while_protected_is_refused_and_loses_nothing(
     installation: Terraform, figures: Callable[[str], None]
 ) -> None:
-    before = installation.resources()
+    before, outputs = installation.resources(), installation.outputs()
     watch = Stopwatch(figures)
     result = installation.run(*DESTROY)
     watch.lap("destroy while protected: refused")
@@ -280,6 +289,9 @@ def test_a_destroy_while_protected_is_refused_and_loses_nothing(
     # Nor does it help to say so on the command line of the destroy alone.
     assert installation.run(*DESTROY, *UNPROTECTED).status == 1
     assert installation.resources() == before
+    # Terraform forgets the outputs when a destroy begins; an apply, which has nothing else to do, tells them again.
+    assert "Resources: 0 added, 0 changed, 0 destroyed." in installation.must(*APPLY)
+    assert installation.outputs() == outputs
     assert installation.run(*PLAN).status == NOTHING_TO_DO
 
 
