@@ -1,15 +1,17 @@
 # Every target does all of its own set-up; a second run reuses what the first installed.
 #   make demo ARGS="--json out.json"    options are passed on
 .DEFAULT_GOAL := help
-.PHONY: help demo up test soak lint format lock clean
+.PHONY: help demo up test test-infra soak lint format lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# What the tests of infra/ need besides, each in an environment of its own.
+TOOLS := $(VENV)/tools
 ARGS ?=
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(STAMP) ## Watch a model being kept fresh on real flights (ARGS="--help" lists the options)
 	@$(BIN)/perennial demo $(ARGS)
@@ -19,6 +21,9 @@ up: $(STAMP) ## Start the local stack and keep it running until Ctrl-C (ARGS="--
 
 test: $(STAMP) ## Run the tests (ARGS="-k name" and other pytest options)
 	@$(BIN)/python -m pytest $(ARGS)
+
+test-infra: $(STAMP) $(TOOLS)/ministack/.installed $(TOOLS)/checkov/.installed ## Apply infra/terraform to emulators of AWS, look, destroy (six minutes; needs Terraform)
+	@PERENNIAL_INFRA=required $(BIN)/python -m pytest tests/infra -m infra $(ARGS)
 
 soak: $(STAMP) ## Kill the ingest 200 times instead of the tests' 50 (PERENNIAL_KILLS=1000 for more)
 	@PERENNIAL_KILLS=$${PERENNIAL_KILLS:-200} $(BIN)/python -m pytest tests/faults/test_killed_ingest.py -k again_and_again -s $(ARGS)
@@ -52,6 +57,12 @@ $(STAMP): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps -e .; \
 	touch $(STAMP)
 
+$(TOOLS)/%/.installed: tests/infra/%.lock $(STAMP)
+	@echo "Installing what $< names into $(@D)."
+	@$(BIN)/python -m venv --clear $(@D)
+	@$(@D)/bin/python -m pip install -qq --disable-pip-version-check -r $<
+	@touch $@
+
 # torch's CUDA packages stay out of the lock: pip takes them with torch where its wheel asks for them, and a CPU wheel does not.
 lock: ## Resolve pyproject.toml anew into requirements.lock
 	@set -e; \
@@ -63,7 +74,13 @@ lock: ## Resolve pyproject.toml anew into requirements.lock
 	{ echo "# Made by 'make lock' from pyproject.toml, for Python 3.11 and newer on Linux and macOS; installed by pip."; \
 	  echo "# The packages named nvidia-*, cuda-* and triton are left out: pip takes them where torch's wheel asks for them,"; \
 	  echo "# and no gigabytes of them where it offers a CPU wheel."; \
-	  grep -Ev '^(nvidia-|cuda-|triton)' "$$tools/resolved"; } > requirements.lock
+	  grep -Ev '^(nvidia-|cuda-|triton)' "$$tools/resolved"; } > requirements.lock; \
+	for tool in ministack checkov; do \
+	  "$$tools/venv/bin/uv" pip compile tests/infra/$$tool.in --quiet --upgrade --universal --python-version 3.11 \
+	    --no-header --no-annotate --no-emit-index-url --no-emit-find-links -o "$$tools/resolved-$$tool"; \
+	  { echo "# Made by 'make lock' from $$tool.in; in an environment of its own, since it wants other versions than perennial does."; \
+	    cat "$$tools/resolved-$$tool"; } > tests/infra/$$tool.lock; \
+	done
 
 clean: ## Remove the virtual environment, caches and local state of this checkout
 	rm -rf $(VENV) .perennial .mypy_cache .ruff_cache .pytest_cache .hypothesis perennial.egg-info build dist

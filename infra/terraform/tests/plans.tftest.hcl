@@ -1,0 +1,186 @@
+# What is planned, without an account: the provider's answers are made up. Run with `terraform test`.
+mock_provider "aws" {
+  mock_data "aws_availability_zones" {
+    defaults = { names = ["us-east-1a", "us-east-1b", "us-east-1c", "us-east-1d"] }
+  }
+  mock_data "aws_ec2_instance_type_offerings" {
+    defaults = {
+      instance_types = ["g6.xlarge", "g4dn.xlarge", "g5.xlarge", "g6.2xlarge", "g5.2xlarge"]
+      locations      = ["us-east-1a", "us-east-1c", "us-east-1d"]
+    }
+  }
+  mock_data "aws_caller_identity" {
+    defaults = { account_id = "123456789012" }
+  }
+  mock_data "aws_partition" {
+    defaults = { partition = "aws" }
+  }
+  mock_data "aws_secretsmanager_random_password" {
+    defaults = { random_password = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKL" }
+  }
+}
+
+variables {
+  region               = "us-east-1"
+  api_access_cidrs     = ["198.51.100.7/32"]
+  admin_principal_arns = ["arn:aws:iam::123456789012:role/ops"]
+  alert_emails         = ["ops@example.com"]
+  monthly_budget_usd   = 900
+}
+
+run "gpu_nodes_are_spot_first_and_none_is_there_until_it_is_needed" {
+  command = plan
+
+  assert {
+    condition     = aws_eks_node_group.gpu["gpu-spot"].capacity_type == "SPOT" && aws_eks_node_group.gpu["gpu-on-demand"].capacity_type == "ON_DEMAND"
+    error_message = "a group is not of the capacity that its name says"
+  }
+  assert {
+    condition     = alltrue([for group in aws_eks_node_group.gpu : group.scaling_config[0].min_size == 0 && group.scaling_config[0].desired_size == 0])
+    error_message = "a GPU group does not go down to zero"
+  }
+  assert {
+    condition     = toset([for taint in aws_eks_node_group.gpu["gpu-spot"].taint : "${taint.key}=${taint.value}:${taint.effect}"]) == toset(["nvidia.com/gpu=present:NO_SCHEDULE", "perennial/capacity=spot:NO_SCHEDULE"])
+    error_message = "the spot group lets in pods that did not say they bear an interruption"
+  }
+  assert {
+    condition     = toset([for taint in aws_eks_node_group.gpu["gpu-on-demand"].taint : taint.key]) == toset(["nvidia.com/gpu"])
+    error_message = "the group on demand is kept free by something else than its GPU"
+  }
+  assert {
+    condition     = aws_autoscaling_group_tag.gpu["gpu-spot/taint/perennial/capacity"].tag[0].value == "spot:NoSchedule" && aws_autoscaling_group_tag.gpu["gpu-on-demand/resources/nvidia.com/gpu"].tag[0].value == "1"
+    error_message = "the autoscaler cannot know what a node of an empty group would have"
+  }
+}
+
+run "only_gpu_types_and_zones_that_the_region_has_are_asked_for" {
+  command = plan
+
+  assert {
+    # In the size's order, the smallest first, whatever order AWS tells them in; g6e is not offered here.
+    condition     = tolist(aws_eks_node_group.gpu["gpu-spot"].instance_types) == tolist(["g4dn.xlarge", "g5.xlarge", "g6.xlarge"])
+    error_message = "the types are ${jsonencode(aws_eks_node_group.gpu["gpu-spot"].instance_types)}"
+  }
+  assert {
+    condition     = length(local.gpu_subnet_ids) == 2 # of the zones a, b and c, b has none
+    error_message = "GPU nodes are asked for in ${length(local.gpu_subnet_ids)} zones"
+  }
+}
+
+run "a_region_with_one_gpu_type_is_refused" {
+  command = plan
+
+  override_data {
+    target = data.aws_ec2_instance_type_offerings.gpu
+    values = { instance_types = ["g4dn.xlarge"], locations = ["us-east-1a"] }
+  }
+
+  expect_failures = [aws_eks_node_group.gpu]
+}
+
+run "a_region_with_two_zones_is_refused" {
+  command = plan
+
+  override_data {
+    target = data.aws_availability_zones.available
+    values = { names = ["us-west-1a", "us-west-1c"] }
+  }
+
+  # The subnets have no third zone to be in.
+  expect_failures = [aws_vpc.this]
+}
+
+run "nodes_ask_for_a_token_and_encrypt_their_disks" {
+  command = plan
+
+  assert {
+    condition     = alltrue([for template in aws_launch_template.node : template.metadata_options[0].http_tokens == "required" && template.metadata_options[0].http_put_response_hop_limit == 1])
+    error_message = "a pod could ask a node for its credentials"
+  }
+  assert {
+    condition     = alltrue([for template in aws_launch_template.node : template.block_device_mappings[0].ebs[0].encrypted == "true"])
+    error_message = "a node's disk is not encrypted"
+  }
+}
+
+run "the_stores_are_protected_and_encrypted" {
+  command = plan
+
+  assert {
+    condition     = aws_db_instance.this.deletion_protection && !aws_db_instance.this.skip_final_snapshot && aws_db_instance.this.storage_encrypted && !aws_db_instance.this.publicly_accessible
+    error_message = "the database can be lost or read"
+  }
+  assert {
+    condition     = alltrue([for bucket in aws_s3_bucket.this : !bucket.force_destroy]) && alltrue([for repository in aws_ecr_repository.this : !repository.force_delete])
+    error_message = "a destroy would empty a bucket or a repository"
+  }
+  assert {
+    condition     = aws_msk_cluster.this.client_authentication[0].sasl[0].iam && !aws_msk_cluster.this.client_authentication[0].unauthenticated && aws_msk_cluster.this.encryption_info[0].encryption_in_transit[0].client_broker == "TLS"
+    error_message = "the event stream takes whoever comes"
+  }
+  assert {
+    condition     = aws_elasticache_replication_group.this.transit_encryption_enabled == true && aws_elasticache_replication_group.this.at_rest_encryption_enabled == "true"
+    error_message = "the online store is not encrypted"
+  }
+  assert {
+    condition     = alltrue([for key in aws_kms_key.this : key.enable_key_rotation])
+    error_message = "a key does not rotate"
+  }
+}
+
+run "small_has_one_of_each" {
+  command = plan
+
+  assert {
+    condition     = length(aws_nat_gateway.this) == 1 && !aws_db_instance.this.multi_az && aws_elasticache_replication_group.this.num_cache_clusters == 1
+    error_message = "small pays for a standby"
+  }
+}
+
+run "production_stands_when_a_zone_falls" {
+  command = plan
+
+  variables {
+    size          = "production"
+    gpu_max_nodes = 12
+  }
+
+  assert {
+    condition     = length(aws_nat_gateway.this) == 3 && aws_db_instance.this.multi_az && aws_elasticache_replication_group.this.automatic_failover_enabled && aws_elasticache_replication_group.this.multi_az_enabled
+    error_message = "production has a single point that can fall"
+  }
+  assert {
+    condition     = aws_eks_node_group.gpu["gpu-spot"].scaling_config[0].max_size == 12
+    error_message = "gpu_max_nodes is not what was asked for"
+  }
+  assert {
+    condition     = alltrue([for type in aws_eks_node_group.gpu["gpu-spot"].instance_types : endswith(type, ".2xlarge")])
+    error_message = "GPU types of different sizes are mixed, and the autoscaler would picture the wrong node"
+  }
+}
+
+run "without_addresses_the_kubernetes_api_stays_inside" {
+  command = plan
+
+  variables {
+    api_access_cidrs = []
+  }
+
+  assert {
+    condition     = !aws_eks_cluster.this.vpc_config[0].endpoint_public_access && aws_eks_cluster.this.vpc_config[0].endpoint_private_access
+    error_message = "the API answers the internet"
+  }
+}
+
+run "subnets_share_the_range_without_overlapping" {
+  command = plan
+
+  variables {
+    vpc_cidr = "10.8.0.0/18"
+  }
+
+  assert {
+    condition     = tolist([for subnet in concat(aws_subnet.private, aws_subnet.public) : subnet.cidr_block]) == tolist(["10.8.0.0/20", "10.8.16.0/20", "10.8.32.0/20", "10.8.48.0/24", "10.8.49.0/24", "10.8.50.0/24"])
+    error_message = "the subnets are ${jsonencode([for subnet in concat(aws_subnet.private, aws_subnet.public) : subnet.cidr_block])}"
+  }
+}

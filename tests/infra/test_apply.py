@@ -1,0 +1,325 @@
+"""infra/terraform is applied for real, to emulators: there is an account afterwards, and boto3 looks at it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import account
+import pytest
+from botocore.exceptions import ClientError
+from emulators import ACCOUNT, REGION, Emulators, running
+from terraform import Terraform
+
+pytestmark = [pytest.mark.infra, pytest.mark.infra_apply]
+
+SMALL = "-var-file=examples/small.tfvars"
+APPLY = ("apply", "-no-color", "-auto-approve", SMALL)
+PLAN = ("plan", "-no-color", "-detailed-exitcode", SMALL)
+DESTROY = ("destroy", "-no-color", "-auto-approve", SMALL)
+UNPROTECTED = ("-var", "deletion_protection=false", "-var", "gpu_max_nodes=3")
+NOTHING_TO_DO = 0
+BUCKETS = f"perennial-{ACCOUNT}-{REGION}"
+
+
+class Stopwatch:
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self.tell = tell
+        self.began = time.monotonic()
+
+    def lap(self, what: str) -> None:
+        now = time.monotonic()
+        self.tell(f"{what}: {now - self.began:.0f} s")
+        self.began = now
+
+
+@pytest.fixture(scope="module")
+def installation(
+    running_emulators: Emulators, tmp_path_factory: pytest.TempPathFactory, figures: Callable[[str], None]
+) -> Terraform:
+    made = Terraform(tmp_path_factory.mktemp("installation"), running_emulators.endpoints)
+    assert made.init().status == 0
+    watch = Stopwatch(figures)
+    made.must(*APPLY)
+    watch.lap(f"apply: {len(made.resources())} resources")
+    return made
+
+
+def test_a_second_plan_has_nothing_to_do(installation: Terraform, figures: Callable[[str], None]) -> None:
+    watch = Stopwatch(figures)
+    result = installation.run(*PLAN)
+    watch.lap("plan again: no changes")
+    assert result.status == NOTHING_TO_DO, result.output
+
+
+def test_the_outputs_name_what_is_there(installation: Terraform, running_emulators: Emulators) -> None:
+    told = installation.outputs()
+    assert told["kafka_bootstrap_servers"].endswith(":9098")
+    assert told["lake_catalog_uri"] == f"glue://{REGION}"
+    assert told["lake_warehouse"] == f"s3://{told['lake_bucket']}/lake"
+    clients = {
+        name: running_emulators.client(name) for name in ("s3", "rds", "eks", "secretsmanager", "sqs", "sns", "glue")
+    }
+    clients["s3"].head_bucket(Bucket=told["lake_bucket"])
+    clients["s3"].head_bucket(Bucket=told["artifacts_bucket"])
+    database = clients["rds"].describe_db_instances(DBInstanceIdentifier="perennial")["DBInstances"][0]
+    assert (told["database_host"], told["database_port"]) == (
+        database["Endpoint"]["Address"],
+        database["Endpoint"]["Port"],
+    )
+    assert clients["eks"].describe_cluster(name=told["cluster_name"])["cluster"]["version"] == told["cluster_version"]
+    login = json.loads(clients["secretsmanager"].get_secret_value(SecretId=told["database_secret_arn"])["SecretString"])
+    assert login["username"] == "perennial"
+    assert login["password"]
+    online = json.loads(
+        clients["secretsmanager"].get_secret_value(SecretId=told["online_store_secret_arn"])["SecretString"]
+    )
+    assert (online["host"], online["port"]) == (told["online_store_host"], told["online_store_port"])
+    assert len(online["password"]) == 48
+    clients["sqs"].get_queue_attributes(QueueUrl=told["interruption_queue_url"])
+    clients["sns"].get_topic_attributes(TopicArn=told["alert_topic_arn"])
+    assert [clients["glue"].get_database(Name=name)["Database"]["Name"] for name in told["lake_databases"]] == [
+        "flights",
+        "weather",
+    ]
+
+
+def test_no_output_is_a_password_and_the_state_has_none_of_the_database(
+    installation: Terraform, running_emulators: Emulators
+) -> None:
+    told = installation.outputs()
+    read = running_emulators.client("secretsmanager").get_secret_value
+    passwords = [
+        json.loads(read(SecretId=told[name])["SecretString"])["password"]
+        for name in ("database_secret_arn", "online_store_secret_arn")
+    ]
+    assert not [password for password in passwords if password in json.dumps(told)]
+    assert passwords[0] not in (installation.folder / "terraform.tfstate").read_text()
+
+
+def test_buckets_take_tls_only_keep_versions_and_cannot_be_public(
+    installation: Terraform, running_emulators: Emulators
+) -> None:
+    s3 = running_emulators.client("s3")
+    assert account.buckets_that_take_plain_http(s3, BUCKETS) == []
+    assert account.buckets_that_are_open_or_forget(s3, BUCKETS) == []
+
+
+def test_gpu_groups_are_spot_first_tainted_and_at_zero(installation: Terraform, running_emulators: Emulators) -> None:
+    eks, autoscaling = running_emulators.client("eks"), running_emulators.client("autoscaling")
+    assert account.gpu_groups_that_surprise(eks, "perennial") == []
+    assert account.groups_the_autoscaler_cannot_picture(eks, autoscaling, "perennial") == []
+
+
+def test_nodes_keep_their_credentials_and_encrypt_their_disks(
+    installation: Terraform, running_emulators: Emulators
+) -> None:
+    eks, ec2 = running_emulators.client("eks"), running_emulators.client("ec2")
+    assert account.nodes_that_tell_their_credentials(ec2, eks, "perennial") == []
+
+
+def test_only_the_named_administrators_have_access_and_only_from_the_named_addresses(
+    installation: Terraform, running_emulators: Emulators
+) -> None:
+    eks = running_emulators.client("eks")
+    admin = "arn:aws:iam::123456789012:role/ops"
+    assert eks.list_access_entries(clusterName="perennial")["accessEntries"] == [admin]
+    cluster = eks.describe_cluster(name="perennial")["cluster"]
+    assert cluster["accessConfig"]["authenticationMode"] == "API"
+    assert cluster["resourcesVpcConfig"]["endpointPrivateAccess"] is True
+    assert cluster["resourcesVpcConfig"]["publicAccessCidrs"] == ["198.51.100.7/32"]
+    assert cluster["encryptionConfig"][0]["resources"] == ["secrets"]
+    assert {kind for one in cluster["logging"]["clusterLogging"] if one["enabled"] for kind in one["types"]} == {
+        "api",
+        "audit",
+        "authenticator",
+        "controllerManager",
+        "scheduler",
+    }
+
+
+def test_each_workload_has_a_role_of_its_own_that_may_nothing_about_everything(
+    installation: Terraform, running_emulators: Emulators
+) -> None:
+    eks = running_emulators.client("eks")
+    assert account.roles_that_may_too_much(running_emulators.client("iam"), "perennial") == []
+    found = {}
+    for summary in eks.list_pod_identity_associations(clusterName="perennial")["associations"]:
+        told = eks.describe_pod_identity_association(clusterName="perennial", associationId=summary["associationId"])[
+            "association"
+        ]
+        found[told["serviceAccount"]] = (told["namespace"], told["roleArn"].rpartition("/")[2])
+    assert found == {
+        "worker": ("perennial", "perennial-worker"),
+        "service": ("perennial", "perennial-service"),
+        "mlflow": ("perennial", "perennial-mlflow"),
+        "prefect-server": ("perennial", "perennial-prefect-server"),
+        "cluster-autoscaler": ("kube-system", "perennial-cluster-autoscaler"),
+        "aws-node": ("kube-system", "perennial-vpc-cni"),
+        "ebs-csi-controller-sa": ("kube-system", "perennial-aws-ebs-csi-driver"),
+    }
+
+
+def test_stores_are_encrypted_private_and_ask_who_comes(installation: Terraform, running_emulators: Emulators) -> None:
+    database = running_emulators.client("rds").describe_db_instances()["DBInstances"][0]
+    assert database["StorageEncrypted"]
+    assert database["DeletionProtection"]
+    assert not database["PubliclyAccessible"]
+    assert database["BackupRetentionPeriod"] == 7
+    assert database["MasterUserSecret"]["SecretArn"]
+    online = running_emulators.client("elasticache").describe_replication_groups()["ReplicationGroups"][0]
+    assert (online["AtRestEncryptionEnabled"], online["TransitEncryptionEnabled"], online["AuthTokenEnabled"]) == (
+        True,
+    ) * 3
+    kafka = running_emulators.client("kafka")
+    stream = kafka.describe_cluster_v2(ClusterArn=kafka.list_clusters()["ClusterInfoList"][0]["ClusterArn"])[
+        "ClusterInfo"
+    ]
+    assert stream["Provisioned"]["ClientAuthentication"]["Sasl"]["Iam"]["Enabled"]
+    assert not stream["Provisioned"]["ClientAuthentication"]["Unauthenticated"]["Enabled"]
+    assert stream["Provisioned"]["EncryptionInfo"]["EncryptionInTransit"] == {"ClientBroker": "TLS", "InCluster": True}
+    groups = running_emulators.client("ec2").describe_security_groups()["SecurityGroups"]
+    opened = {
+        group["GroupName"]: [
+            (one["FromPort"], one["IpRanges"], len(one["UserIdGroupPairs"])) for one in group["IpPermissions"]
+        ]
+        for group in groups
+        if group["GroupName"].startswith("perennial-")
+    }
+    assert opened == {
+        "perennial-node": [],
+        "perennial-database": [(5432, [], 1)],
+        "perennial-online-store": [(6379, [], 1)],
+        "perennial-stream": [(9098, [], 1)],
+    }
+
+
+def test_interruptions_reach_the_queue_and_people_hear_of_alarms_and_the_bill(
+    installation: Terraform, running_emulators: Emulators
+) -> None:
+    told = installation.outputs()
+    events = running_emulators.client("events")
+    queue = f"arn:aws:sqs:{REGION}:{ACCOUNT}:perennial-interruptions"
+    kinds = set()
+    for rule in events.list_rules()["Rules"]:
+        assert [target["Arn"] for target in events.list_targets_by_rule(Rule=rule["Name"])["Targets"]] == [queue]
+        kinds |= set(json.loads(rule["EventPattern"])["detail-type"])
+    assert kinds == {
+        "EC2 Spot Instance Interruption Warning",
+        "EC2 Instance Rebalance Recommendation",
+        "AWS Health Event",
+    }
+    alarms = running_emulators.client("cloudwatch").describe_alarms()["MetricAlarms"]
+    assert len(alarms) == 8
+    assert {action for alarm in alarms for action in alarm["AlarmActions"]} == {told["alert_topic_arn"]}
+    people = running_emulators.client("sns").list_subscriptions_by_topic(TopicArn=told["alert_topic_arn"])[
+        "Subscriptions"
+    ]
+    assert [(one["Protocol"], one["Endpoint"]) for one in people] == [("email", "ops@example.com")]
+    budgets = running_emulators.client("budgets")
+    limit = budgets.describe_budget(AccountId=ACCOUNT, BudgetName="perennial-monthly")["Budget"]["BudgetLimit"]
+    assert (float(limit["Amount"]), limit["Unit"]) == (900, "USD")
+    notices = budgets.describe_notifications_for_budget(AccountId=ACCOUNT, BudgetName="perennial-monthly")[
+        "Notifications"
+    ]
+    assert sorted((one["NotificationType"], one["Threshold"]) for one in notices) == [
+        ("ACTUAL", 80),
+        ("ACTUAL", 100),
+        ("FORECASTED", 100),
+    ]
+
+
+@pytest.fixture
+def emulators_of_its_own(running_emulators: Emulators, tmp_path: Path) -> Iterator[Emulators]:
+    """An empty account beside the one that other tests look at."""
+    (tmp_path / "emulators").mkdir()
+    with running(tmp_path / "emulators") as found:
+        yield found
+
+
+def test_checks_of_the_account_find_what_a_careless_change_takes_away(
+    emulators_of_its_own: Emulators, tmp_path: Path
+) -> None:
+    (tmp_path / "terraform").mkdir()
+    careless = Terraform(tmp_path / "terraform", emulators_of_its_own.endpoints)
+    changes = [
+        (
+            "storage.tf",
+            'Sid       = "TlsOnly"\n        Effect    = "Deny"',
+            'Sid       = "TlsOnly"\n        Effect    = "Allow"',
+        ),
+        ("nodes.tf", 'http_tokens                 = "required"', 'http_tokens                 = "optional"'),
+        ("gpu_spot.tf", "taints = [local.gpu_taint, local.spot_taint]", "taints = [local.gpu_taint]"),
+        ("gpu_spot.tf", 'capacity_type = "SPOT"', 'capacity_type = "ON_DEMAND"'),
+        ("iam.tf", 'Resource = ["${aws_s3_bucket.this["artifacts"].arn}/*"]', 'Resource = ["*"]'),
+    ]
+    for file, before, after in changes:
+        text = (careless.folder / file).read_text()
+        assert before in text, f"{file} has no {before!r} any more; take away something else"
+        (careless.folder / file).write_text(text.replace(before, after))
+    assert careless.init().status == 0
+    these = ("aws_s3_bucket_policy.this", "aws_eks_node_group.gpu", 'aws_iam_role_policy.workload["mlflow"]')
+    careless.must(*APPLY, "-var", "name=careless", *(f"-target={one}" for one in these))
+    client = emulators_of_its_own.client
+    takes_http = account.buckets_that_take_plain_http(client("s3"), f"careless-{ACCOUNT}-{REGION}")
+    assert len(takes_http) == 3, takes_http
+    assert account.gpu_groups_that_surprise(client("eks"), "careless") == [
+        "careless-gpu-spot is ON_DEMAND",
+        "careless-gpu-spot is kept free by [{'key': 'nvidia.com/gpu', 'value': 'present', 'effect': 'NO_SCHEDULE'}]",
+    ]
+    assert len(account.groups_the_autoscaler_cannot_picture(client("eks"), client("autoscaling"), "careless")) > 0
+    assert len(account.nodes_that_tell_their_credentials(client("ec2"), client("eks"), "careless")) == 2
+    assert account.roles_that_may_too_much(client("iam"), "careless") == [
+        "careless-mlflow may ['s3:GetObject', 's3:PutObject', 's3:DeleteObject', 's3:AbortMultipartUpload'] on everything"
+    ]
+
+
+def test_a_destroy_while_protected_is_refused_and_loses_nothing(
+    installation: Terraform, figures: Callable[[str], None]
+) -> None:
+    before, outputs = installation.resources(), installation.outputs()
+    watch = Stopwatch(figures)
+    result = installation.run(*DESTROY)
+    watch.lap("destroy while protected: refused")
+    assert result.status == 1
+    assert "deletion_protection is on: set it to false" in " ".join(result.output.split())
+    assert installation.resources() == before
+    # Nor does it help to say so on the command line of the destroy alone.
+    assert installation.run(*DESTROY, *UNPROTECTED).status == 1
+    assert installation.resources() == before
+    # Terraform forgets the outputs when a destroy begins; an apply, which has nothing else to do, tells them again.
+    assert "Resources: 0 added, 0 changed, 0 destroyed." in installation.must(*APPLY)
+    assert installation.outputs() == outputs
+    assert installation.run(*PLAN).status == NOTHING_TO_DO
+
+
+def test_a_changed_variable_changes_that_and_then_a_destroy_leaves_nothing_but_a_snapshot(
+    installation: Terraform, running_emulators: Emulators, figures: Callable[[str], None]
+) -> None:
+    watch = Stopwatch(figures)
+    said = installation.must(*APPLY, *UNPROTECTED)
+    watch.lap("apply of two changed variables: " + next(line for line in said.splitlines() if line.startswith("Plan:")))
+    assert "0 added" in said
+    assert "0 destroyed" in said
+    eks = running_emulators.client("eks")
+    group = eks.describe_nodegroup(clusterName="perennial", nodegroupName="perennial-gpu-spot")["nodegroup"]
+    assert group["scalingConfig"] == {"minSize": 0, "desiredSize": 0, "maxSize": 3}
+    result = installation.run(*PLAN, *UNPROTECTED)
+    assert result.status == NOTHING_TO_DO, result.output
+
+    count = len(installation.resources())
+    watch = Stopwatch(figures)
+    installation.must(*DESTROY, *UNPROTECTED)
+    watch.lap(f"destroy: {count} resources")
+    assert installation.resources() == []
+    client = running_emulators.client
+    assert not [bucket for bucket in client("s3").list_buckets()["Buckets"] if bucket["Name"].startswith(BUCKETS)]
+    assert client("rds").describe_db_instances()["DBInstances"] == []
+    assert client("elasticache").describe_replication_groups()["ReplicationGroups"] == []
+    assert client("kafka").list_clusters()["ClusterInfoList"] == []
+    with pytest.raises(ClientError, match="No cluster found"):
+        eks.describe_cluster(name="perennial")
+    snapshots = client("rds").describe_db_snapshots(SnapshotType="manual")["DBSnapshots"]
+    assert [one["DBSnapshotIdentifier"].startswith("perennial-final-vpc-") for one in snapshots] == [True]

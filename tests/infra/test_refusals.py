@@ -1,0 +1,86 @@
+"""A value that cannot work is refused before anything is made, in a sentence that has the value and what to write instead."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from terraform import INFRA, Terraform
+
+pytestmark = pytest.mark.infra
+
+RUN = re.compile(r'^run "(\w+)" \{\n.*?^\}\n', re.MULTILINE | re.DOTALL)
+EXPECTED = re.compile(r"^  expect_failures = \[var\.(\w+)\]\n", re.MULTILINE)
+# By run of refused.tftest.hcl: pieces of what is said, the value first, then the mend.
+SAID = {
+    "name_with_capitals": ("Perennial_Dev", "lower-case"),
+    "name_too_long": ("perennial-of-the-whole-company", "3 to 20"),
+    "name_ending_in_a_hyphen": ("perennial-", "such as perennial-dev"),
+    "region_that_is_a_zone": ("us-east-1a", "write one such as us-east-1"),
+    "region_in_china": ("cn-north-1", "take another region"),
+    "size_nobody_knows": ("huge", "small or production"),
+    "no_zones": ("0 entries", "name three different zones, or leave it out"),
+    "the_same_zone_thrice": ("3 entries", "three different zones"),
+    "zones_of_another_region": ("outside us-east-1", "name zones of that region"),
+    "range_that_is_none": ("10.42.0.0", "such as 10.42.0.0/16"),
+    "range_not_at_its_first_address": ("10.42.0.9/16", "its first address"),
+    "range_too_small": ("10.42.0.0/24", "/16 to /20"),
+    "range_of_the_internet": ("8.8.0.0/16", "10.0.0.0/8, 172.16.0.0/12 or 192.168.0.0/16"),
+    "range_ipv6": ("fd00::/16", "10.0.0.0/8"),
+    "api_open_to_all": ("0.0.0.0/0", "name your own addresses"),
+    "api_address_without_length": ("198.51.100.7", "such as 198.51.100.7/32"),
+    "no_administrator": ("empty", "aws sts get-caller-identity"),
+    "administrator_is_a_session": ("assumed-role/ops/ada", "write the role"),
+    "administrator_is_everybody": ("role/*", "such as arn:aws:iam::123456789012:role/ops"),
+    "nobody_to_alert": ("0 entries", "name one to ten people"),
+    "mail_address_that_is_none": ("ops at example.com", "such as ops@example.com"),
+    "budget_of_nothing": ("is 0", "at least 1"),
+    "no_gpu_nodes_at_all": ("is 0", "from 1 to 50"),
+    "half_a_gpu_node": ("1.5", "whole number"),
+    "no_pipeline": ("[]", "name at least one"),
+    "pipeline_with_a_hyphen": ("my-model", "underscores"),
+    "old_kubernetes": ("1.29", "1.33 or newer"),
+    "tag_of_aws": ("aws:owner", "choose others"),
+}
+
+
+@pytest.fixture(scope="module")
+def said(initialized: Terraform, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What is said of each run when nobody expects it to fail. After such a run a file ends, so each gets its own."""
+    text = (INFRA / "tests" / "refused.tftest.hcl").read_text()
+    preamble = text[: text.index("\nrun ")]
+    folder = initialized.folder / "refused"
+    folder.mkdir()
+    for found in RUN.finditer(text):
+        (folder / f"{found[1]}.tftest.hcl").write_text(preamble + "\n" + EXPECTED.sub("", found[0]))
+    result = initialized.run("test", "-json", "-test-directory=refused")
+    assert result.status == 1
+    sentences: dict[str, str] = {}
+    for line in result.output.splitlines():
+        told = json.loads(line)
+        if told["type"] == "diagnostic":
+            name = Path(told["@testfile"]).name.removesuffix(".tftest.hcl")
+            assert told["diagnostic"]["summary"] == "Invalid value for variable", told["diagnostic"]
+            sentences[name] = sentences.get(name, "") + " " + told["diagnostic"]["detail"]
+    return sentences
+
+
+@pytest.mark.parametrize("run", SAID)
+def test_a_refusal_says_the_value_and_the_mend(said: dict[str, str], run: str) -> None:
+    for piece in SAID[run]:
+        assert piece in said[run], said[run]
+
+
+def test_every_variable_that_can_be_wrong_has_a_refusal() -> None:
+    variables = (INFRA / "variables.tf").read_text().split('\nvariable "')
+    validated = {
+        block.split('"')[1 if block.startswith("variable") else 0] for block in variables if "validation {" in block
+    }
+    runs = {
+        found[1]: EXPECTED.search(found[0])
+        for found in RUN.finditer((INFRA / "tests" / "refused.tftest.hcl").read_text())
+    }
+    assert set(runs) == set(SAID)
+    assert {match[1] for match in runs.values() if match} == validated
