@@ -260,7 +260,7 @@ async def show_drift(
         if 0 <= age_s < spec.alerts.cooldown_s:
             return before
     rows = await read_rows(pipeline, model, check)
-    links = await write_report(pipeline, check.drift, check.reference, check.newest, rows, model, now)
+    links = await write_report(pipeline, check.drift, rows, model, now)
     if links.note:
         get_run_logger().warning(links.note)
     return KeptReport(moved, links.link, model.version, now) if links.link else None

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import math
 import pkgutil
 import re
 import traceback
@@ -22,6 +21,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 
 import pipelines
 from perennial.errors import UsageError
+from pipelines.expectation import flaw
 
 FieldType = Literal["string", "int", "float", "bool", "timestamp"]
 Family = Literal["lightgbm", "pytorch"]
@@ -188,45 +188,9 @@ class Expectation(Spec):
 
     @model_validator(mode="after")
     def _can_be_met(self) -> Expectation:
-        if not 0 < self.mostly <= 1:  # nan is not either
-            raise ValueError(
-                f"{self.column}: mostly is {self.mostly:g}; make it a share above 0 and at most 1, such as 0.99"
-            )
-        match self.kind:
-            case "between":
-                self._check_bounds()
-            case "in_set" if not self.values:
-                raise ValueError(f"{self.column}: in_set has no values; name those that are valid")
-            case "matches":
-                self._check_pattern()
+        if why := flaw(self):
+            raise ValueError(f"{self.column}: {why}")
         return self
-
-    def _check_bounds(self) -> None:
-        low, high = self.minimum, self.maximum
-        if low is None and high is None:
-            raise ValueError(f"{self.column}: between has neither a minimum nor a maximum; give it one")
-        for bound, value in (("minimum", low), ("maximum", high)):
-            if value is not None and math.isnan(value):
-                raise ValueError(f"{self.column}: {bound} is {value:g}, which no value reaches; make it a number")
-        if low is not None and high is not None and low > high:
-            raise ValueError(
-                f"{self.column}: minimum {low:g} is above maximum {high:g}, so no value is valid; swap or mend them"
-            )
-
-    def _check_pattern(self) -> None:
-        if not self.pattern:
-            raise ValueError(f"{self.column}: matches has no pattern; give it a regular expression")
-        try:
-            re.compile(whole(self.pattern))
-        except re.error as error:
-            raise ValueError(
-                f"{self.column}: the pattern {self.pattern!r} is no regular expression ({error}); mend it"
-            ) from error
-
-
-def whole(pattern: str) -> str:
-    """A pattern that only a whole value matches; `$` alone lets a line break pass."""
-    return rf"\A(?:{pattern})\Z"
 
 
 class ModelSpec(Spec):

@@ -11,7 +11,8 @@ from typing import Any
 
 import polars as pl
 
-from pipelines.spec import Expectation, whole
+from pipelines.expectation import whole
+from pipelines.spec import Expectation
 
 # The context and its batch definition are shared by all calls, and a batch is looked up by name while it is validated.
 _ONE_AT_A_TIME = threading.Lock()

@@ -43,7 +43,7 @@ def links(it: World, mlflow_server: str, tmp_path_factory: pytest.TempPathFactor
             found, at = world(moved=0.1 * days, n=500 + 5 * days).drift, AS_OF - timedelta(days=9 - days)
             told = asyncio.run(report.record_metrics.fn("shown", found, {"drift": found.verdict}, model, at))
             assert told == ()
-        made = asyncio.run(report.write_report.fn("shown", it.drift, it.reference, it.current, it.now, model, AS_OF))
+        made = asyncio.run(report.write_report.fn("shown", it.drift, it.now, model, AS_OF))
     assert isinstance(made, ReportLinks)
     assert made.note == ""
     return made
