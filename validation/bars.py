@@ -13,6 +13,7 @@ from validation.bins import FeatureBins
 
 Floats = NDArray[np.float64]
 MISSING, UNSEEN = "missing", "never seen"
+MOST_DIGITS = 9
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,43 +85,49 @@ def alternative(shares: BinShares) -> Sequence[tuple[str, str, str, str]]:
 
 def medians_told(compared: Compared) -> str:
     """The median before and now, such as `median about 4 -> 11`; empty where there is none, or both are told alike."""
-    was, now = (_median_told(compared.bins, side) for side in (compared.reference, compared.current))
+    medians = [_median(compared.bins, side) for side in (compared.reference, compared.current)]
+    # As many digits as the larger one needs.
+    size = max((abs(m[1]) for m in medians if m), default=0.0)
+    digits = min(max(0, 2 - math.floor(math.log10(size))), MOST_DIGITS) if size else 0
+    was, now = (f"{m[0]}{_number(m[1], digits)}" if m else "" for m in medians)
     return f"median about {was} -> {now}" if was and now and was != now else ""
 
 
-def _median_told(bins: FeatureBins, counts: Floats) -> str:
-    """About where half of the values are below, as far as counts in bins can tell it; empty where they cannot.
+def _median(bins: FeatureBins, counts: Floats) -> tuple[str, float] | None:
+    """About where half of the values are below, as far as counts in bins can tell it; None where they cannot.
 
     Within a bin the values are taken as spread evenly, which between two quantiles of the reference is near enough. The
-    outermost bins reach to its most extreme values: of a median in there only the inner end is told.
+    outermost bins reach to its most extreme values: of a median in there only the inner end is known.
 
     Args:
         bins: of the column.
         counts: rows by label.
+
+    Returns:
+        Nothing, `below ` or `above `, and the value.
     """
     if bins.kind != "numeric" or len(bins.edges) < 2:
-        return ""
+        return None
     edges, inner = bins.edges, len(bins.edges) - 1
     # From below all edges to above them.
     passed = np.array([counts[inner], *counts[:inner], counts[inner + 1]]).cumsum()
     half = passed[-1] / 2
     if not half:
-        return ""
+        return None
     place = int(np.argmax(passed >= half)) - 1
     if 0 <= place < inner and bins.short_labels[place].startswith("="):
-        return _number(edges[place])
+        return "", edges[place]
     if place <= 0:
-        return f"below {_number(edges[place + 1])}"
+        return "below ", edges[place + 1]
     if place >= inner - 1:
-        return f"above {_number(edges[place])}"
+        return "above ", edges[place]
     share = (half - passed[place]) / (passed[place + 1] - passed[place])
-    return _number(edges[place] + share * (edges[place + 1] - edges[place]))
+    return "", edges[place] + share * (edges[place + 1] - edges[place])
 
 
-def _number(value: float) -> str:
-    if abs(value) <= np.finfo(np.float64).tiny:  # the first float above the bin of zero
-        return "0"
-    return f"{value:,.0f}" if abs(value) >= 1_000 else f"{value:.3g}"
+def _number(value: float, digits: int) -> str:
+    told = f"{round(value, digits) + 0.0:,.{digits}f}"  # not -0
+    return told.rstrip("0").rstrip(".") if digits else told
 
 
 def _shown(label: str) -> str:

@@ -30,6 +30,15 @@ MAX_COLUMNS = 50
 LONGEST_TEXT = 60
 HARMLESS = "‹"
 
+NOT_THE_VERDICT = (
+    "This page is to look at, not perennial's verdict: it is Evidently's, drawn from a sample of the rows. Evidently bins both "
+    "sides pooled and knows no days, so its scores, and whether it says that drift is detected, may differ."
+)
+BANNER = (
+    '<body><p role="note" style="font: 16px/1.5 sans-serif; color: #1c1c1c; background: #fff3cd; margin: 0; '
+    'padding: .8rem 1.2rem; border-bottom: 1px solid #8a6d00">{told}</p>'
+)
+
 HEADLINES: Mapping[Status, str] = {
     Status.PASS: "The data has not moved",
     Status.INCONCLUSIVE: "Too little data to tell whether the data has moved",
@@ -121,14 +130,15 @@ def write_drift_report(
 ) -> DriftReport:
     """Write Evidently's drift page of two frames.
 
-    Its own drift scores differ from ours, because it bins both sides pooled: the page is to look at, not to decide by.
+    Its own drift scores differ from ours, because it bins both sides pooled: the page is to look at, not to decide by,
+    and says so at its top.
 
     Args:
         reference: the rows a champion was held to.
         current: the rows of the current window.
         path: where the HTML goes; its folder is made.
         columns: what to draw, most important first; None = all. At most `MAX_COLUMNS` are drawn.
-        back: address of the page that its first line links to; None = no such line.
+        back: address of the page that has the verdict, to which its first lines link; None = they do not.
         max_rows: rows drawn from each side at random.
         seed: of the draw, so that the same rows give the same page.
 
@@ -165,8 +175,8 @@ def write_drift_report(
             for f in (reference, current)
         )
         page = Report([DataDriftPreset()]).run(current_data=now, reference_data=was).get_html_str(as_iframe=False)
-    if back:
-        page = page.replace("<body>", f'<body><p><a href="{escape(back)}">What moved, and by how much</a></p>', 1)
+    verdict = f' <a href="{escape(back)}">What moved, and by how much</a>' if back else ""
+    page = page.replace("<body>", BANNER.format(told=f"{escape(NOT_THE_VERDICT)}{verdict}"), 1)
     path.parent.mkdir(parents=True, exist_ok=True)
     # Not half a page under its name, should this be killed.
     written = path.with_name(f".{path.name}.{os.getpid()}.tmp")

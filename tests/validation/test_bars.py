@@ -133,6 +133,10 @@ EVEN = [float(n) for n in range(1, 1_001)]
         # Most were 0, which is a bin by itself, and so is 60.
         ([0.0] * 700 + [60.0] * 300, [60.0] * 10, "median about 0 -> 60"),
         ([60.0] * 700 + [0.0] * 300, [0.0] * 10, "median about 60 -> 0"),
+        # Both have the digits of the larger one.
+        ([0.0123] * 700 + [2.0] * 300, [2.0] * 9, "median about 0.01 -> 2"),
+        ([-0.0001] * 700 + [2.0] * 300, [2.0] * 9, "median about 0 -> 2"),
+        ([1e-5] * 700 + [2e-5] * 300, [2e-5] * 9, "median about 0.00001 -> 0.00002"),
         # The middle stays, whatever the ends do.
         (EVEN, [1.0, 1_000.0] * 100 + EVEN, ""),
         (EVEN, [math.nan] * 9, ""),

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 from datetime import UTC, datetime
+from html import unescape
 
 import numpy as np
 import polars as pl
@@ -96,6 +98,16 @@ def test_evidently_draws_what_it_can_and_the_rest_is_named(tmp_path):
     assert "<html" in page
     for shown in found.columns:
         assert shown in page
+
+
+@pytest.mark.parametrize("back", [None, "drift.html"])
+def test_evidentlys_page_says_first_that_the_verdict_is_not_its_own(tmp_path, back):
+    path = tmp_path / "page.html"
+    write_drift_report(rows(400, 1), rows(300, 2), path, back=back, max_rows=200)
+    body = path.read_text(encoding="utf-8").partition("<body>")[2]
+    told = unescape(re.sub("<[^>]*>", "", body.partition("</p>")[0]))
+    assert told.startswith("This page is to look at, not perennial's verdict")
+    assert ('<a href="drift.html">' in body) is (back is not None)
 
 
 @pytest.mark.parametrize("sides", [(0, 300), (300, 0), (0, 0)])
