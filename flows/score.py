@@ -103,7 +103,8 @@ async def score(pipeline: str = "flights", as_of: datetime | None = None) -> Sco
         await stop(pipeline, judged, now)
     aside = await quarantine(pipeline, judged, now)
     if aside or not judged.verdict.passed:
-        get_run_logger().warning("%s; quarantined: %s", judged.verdict.reason, counted(aside, "row"))
+        listed = f" (`perennial contract quarantine {pipeline}` lists them)" if aside else ""
+        get_run_logger().warning("%s; quarantined: %s%s", judged.verdict.reason, counted(aside, "row"), listed)
     scored = await predict(pipeline, judged.valid, model, now)
     await attempt("telling that scoring goes on", tell_recovery(pipeline, scored, now))
     return ScoreSummary(scored, model.version, aside)
@@ -119,7 +120,10 @@ async def stop(pipeline: str, judged: ValidationResult, now: datetime) -> NoRetu
     what = f"none of {counted(rows, 'row')} was scored: {judged.verdict.reason}"
     aside = judged.verdict.status is Status.FAIL and not judged.misfits
     if aside:
-        mend = f"The {counted(judged.quarantined.height, 'row')} that failed go to quarantine, the next run scores the others"
+        mend = (
+            f"The {counted(judged.quarantined.height, 'row')} that failed go to quarantine "
+            f"(`perennial contract quarantine {pipeline}` lists them), the next run scores the others"
+        )
     else:
         # The rows may be fine: it is the code, or the check, that is not. Nothing is quarantined, and all of them wait.
         mend = "All rows wait: mend the pipeline's features or its contract"

@@ -61,7 +61,10 @@ def test_a_batch_that_fails_stops_tells_and_is_taken_up_without_its_bad_rows(
     (sent,) = read_sent(open_lake(tmp_path)).iter_rows(named=True)
     assert (sent["check"], sent["severity"], sent["kind"]) == ("scoring", "CRITICAL", "alert")
     assert "none of 5 rows was scored" in sent["headline"]
-    assert sent["decision"] == "The 2 rows that failed go to quarantine, the next run scores the others"
+    assert sent["decision"] == (
+        "The 2 rows that failed go to quarantine (`perennial contract quarantine shop` lists them), "
+        "the next run scores the others"
+    )
     visit(tmp_path, 3, fay=50)
     assert score(tmp_path, 4, announce=announce).scored_rows == 4
     assert scored(tmp_path) == ["ann", "bob", "cid", "fay"]
