@@ -18,7 +18,7 @@ from perennial.errors import StageError
 from perennial.wording import counted
 from rollout.ledger import Model
 from serving import batch
-from validation.alerts import Finding, Severity
+from validation.alerts import Case, Finding, Severity
 from validation.contract import ValidationResult, fingerprint, validate
 from validation.quarantine import keep_aside
 from validation.verdict import Status, Verdict
@@ -131,7 +131,8 @@ async def stop(pipeline: str, judged: ValidationResult, now: datetime) -> NoRetu
     # Before the quarantine: killed in between, the next run finds the same batch and tells once more. Afterwards it would
     # find good rows only.
     announce("perennial.data.invalid", pipeline, {"as_of": now.isoformat(), **judged.verdict.as_dict(), "report": link})
-    finding = Finding(SCORING, Severity.CRITICAL, what, link=link)
+    case: Case = "wrong" if aside else "columns" if judged.misfits else "broken"
+    finding = Finding(SCORING, Severity.CRITICAL, what, link=link, case=case)
     await attempt("the alert", tell(pipeline, (finding,), {SCORING: judged.verdict}, mend, now))
     if aside:
         await quarantine(pipeline, judged, now)

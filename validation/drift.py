@@ -62,6 +62,13 @@ class FeatureDrift:
     matters: bool = True
     compared: Compared | None = field(default=None, compare=False)
 
+    @property
+    def lost_values(self) -> bool:
+        """Whether all that its sentence names is that more rows than before have no value."""
+        if self.compared is None or not self.missing_rate_current > self.missing_rate_reference:
+            return False
+        return self.compared.named == (bar_names(self.compared.bins).index(MISSING, len(self.compared.bins.cells)),)
+
 
 @dataclass(frozen=True)
 class DriftVerdict:

@@ -13,6 +13,7 @@ from flows import score as flow
 from perennial.errors import StageError, UsageError
 from pipelines.spec import Feature
 from validation.alert_log import read_sent
+from validation.alerts import Finding
 from validation.contract import fingerprint
 from validation.quarantine import QUARANTINE
 
@@ -136,8 +137,16 @@ def test_a_changed_contract_tries_what_the_old_one_refused_again(tmp_path: Path)
 def test_a_column_the_features_no_longer_make_stops_the_batch_and_blames_no_row(tmp_path: Path) -> None:
     visit(tmp_path, 1, ann=10)
     gone = shop_spec(KEY, BASKET.model_copy(update={"column": "basket_usd"}))
+    findings: list[Finding] = []
+
+    async def send(_: str, __: Any, found: tuple[Finding, ...], *___: Any) -> None:
+        findings.extend(found)
+
     with pytest.raises(StageError, match=r"column 'basket_usd' is missing.*All rows wait"):
-        score(tmp_path, 2, gone)
+        score(tmp_path, 2, gone, send_alerts=send)
+    assert [(f.check, f.case) for f in findings] == [("scoring", "columns")], (
+        "people are not sent to the source of the rows"
+    )
     assert aside(tmp_path) == []
     assert score(tmp_path, 3).scored_rows == 1
 
