@@ -42,7 +42,7 @@ from validation.estimate import (
 from validation.log import KeptReport, last_report, last_statuses, record_verdicts, unjudged_since
 from validation.performance import PerformanceVerdict, measure_performance
 from validation.performance_table import performance_markdown
-from validation.report import MAX_ROWS, drift_table, drift_table_markdown, escaped
+from validation.report import MAX_ROWS, drift_table_markdown, escaped, narrow_table
 from validation.slices import SliceReference
 from validation.verdict import Status, Verdict
 
@@ -302,5 +302,5 @@ async def publish(
     await acreate_markdown_artifact(
         "\n".join(lines), key=f"monitor-{key}", description=f"What monitoring found in {pipeline}"
     )
-    if check and (table := drift_table(check.drift)):
+    if check and (table := narrow_table(check.drift)):
         await acreate_table_artifact(table, key=f"drift-{key}", description=f"How far each column of {pipeline} moved")

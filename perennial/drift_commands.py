@@ -38,6 +38,7 @@ def drift(
     from flows.context import moment as clock
     from flows.context import open_context
     from flows.drift import check_drift
+    from validation.report import reasons
 
     context = open_context(pipeline)
     model = _model(context, against)
@@ -53,7 +54,7 @@ def drift(
         f"{pipeline}, {checked.since:%Y-%m-%d %H:%M} to {checked.until:%Y-%m-%d %H:%M} UTC, against version {model.version}"
     )
     console.print(_table(checked.drift))
-    for line in _reasons(checked.drift):
+    for line in reasons(checked.drift):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.print(f"{verdict.status.name}. {verdict.reason}", markup=False, highlight=False, soft_wrap=True)
     if not verdict.passed:
@@ -135,28 +136,13 @@ def _table(drift: DriftVerdict) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    from validation.report import drift_table
+    from validation.report import narrow_table
 
     table = Table(box=box.SIMPLE, pad_edge=False, padding=(0, 1))
-    for name in ("column", "importance", "PSI", "missing", "state"):
+    shown = ("column", "importance", "PSI", "missing", "state")
+    for name in shown:
         right = name not in ("column", "state")
         table.add_column(name, justify="right" if right else "left", no_wrap=name != "column", overflow="fold")
-    for row in drift_table(drift):
-        missing = f"{row['missing before']} -> {row['missing now']}"
-        cells = (row["column"], row["importance"], row["PSI"], missing, row["state"])
-        table.add_row(*(Text(cell) for cell in cells))
+    for row in narrow_table(drift):
+        table.add_row(*(Text(row[name]) for name in shown))
     return table
-
-
-def _reasons(drift: DriftVerdict) -> list[str]:
-    """Why, for each column that moved or could not be judged by itself, a line each."""
-    from validation.verdict import Status
-
-    told = []
-    for one in drift.features:
-        moved = one.status is Status.FAIL or one.watched
-        # What keeps all columns from being judged is the verdict's own sentence.
-        alone = one.status is Status.INCONCLUSIVE and one.reason not in drift.verdict.reason
-        if moved or alone:
-            told.append(f"{one.feature}{f', since {one.since:%Y-%m-%d %H:%M}' if one.since else ''}: {one.reason}")
-    return told

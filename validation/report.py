@@ -10,7 +10,6 @@ import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from html import escape
 from pathlib import Path
 from typing import Literal
@@ -62,43 +61,51 @@ class DriftReport:
     left_out: Mapping[str, str]
 
 
-def drift_markdown(
-    verdict: DriftVerdict, *, pipeline: str, window: tuple[datetime, datetime] | None = None, most: int = 15
-) -> str:
-    """A short summary in Markdown: what moved, by how much, and the columns, worst first.
-
-    Args:
-        verdict: what drift detection found.
-        pipeline: whose data it is.
-        window: start and end of the current window.
-        most: how many columns the table shows.
-    """
-    between = f", {window[0]:%Y-%m-%d %H:%M} to {window[1]:%Y-%m-%d %H:%M} UTC" if window else ""
-    lines = [
-        f"## {HEADLINES[verdict.verdict.status]}: {pipeline}{between}",
-        "",
-        f"{escaped(verdict.verdict.reason)}.",
-        "",
-    ]
-    return "\n".join([*lines, drift_table_markdown(verdict, most=most)]).rstrip() + "\n"
-
-
 def drift_table_markdown(verdict: DriftVerdict, *, most: int = 20) -> str:
-    """How far each column moved, worst first, as a table in Markdown; empty where there is nothing to show.
+    """How far each column moved, worst first, as a table in Markdown, and why below it; empty where there is nothing to show.
 
     Args:
         verdict: what drift detection found.
         most: how many columns the table shows.
     """
     lines: list[str] = []
-    table = drift_table(verdict)[:most]
+    table = narrow_table(verdict)[:most]
     if table:
         lines.append("| " + " | ".join(table[0]) + " |")
-        lines.append("| --- | ---: | ---: | ---: | ---: | --- | --- | --- |")
+        lines.append("| --- | --- | ---: | ---: | ---: | --- |")
         lines.extend("| " + " | ".join(escaped(cell) for cell in row.values()) + " |" for row in table)
     if len(verdict.features) > most:
         lines.extend(["", f"{len(verdict.features) - most} more columns moved less."])
+    if why := reasons(verdict)[:most]:
+        lines.extend(["", *(f"- {escaped(line)}" for line in why)])
     return "\n".join(lines)
+
+
+def narrow_table(verdict: DriftVerdict) -> list[dict[str, str]]:
+    """`drift_table` for where there is little room, such as Prefect's pages, 800 pixels wide: no sentences, fewer columns."""
+    return [
+        {
+            "column": row["column"],
+            "state": row["state"],
+            "PSI": row["PSI"],
+            "missing": f"{row['missing before']} -> {row['missing now']}",
+            "importance": row["importance"],
+            "since": row["since"],
+        }
+        for row in drift_table(verdict)
+    ]
+
+
+def reasons(verdict: DriftVerdict) -> list[str]:
+    """Why, for each column that moved or could not be judged by itself, a line each, worst first."""
+    told = []
+    for one in verdict.features:
+        moved = one.status is Status.FAIL or one.watched
+        # What keeps all columns from being judged is the verdict's own sentence.
+        alone = one.status is Status.INCONCLUSIVE and one.reason not in verdict.verdict.reason
+        if moved or alone:
+            told.append(f"{one.feature}{f', since {one.since:%Y-%m-%d %H:%M}' if one.since else ''}: {one.reason}")
+    return told
 
 
 def drift_table(verdict: DriftVerdict) -> list[dict[str, str]]:
