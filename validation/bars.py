@@ -96,8 +96,9 @@ def medians_told(compared: Compared) -> str:
 def _median(bins: FeatureBins, counts: Floats) -> tuple[str, float] | None:
     """About where half of the values are below, as far as counts in bins can tell it; None where they cannot.
 
-    Within a bin the values are taken as spread evenly, which between two quantiles of the reference is near enough. The
-    outermost bins reach to its most extreme values: of a median in there only the inner end is known.
+    Within a bin the values are taken as spread evenly, which between two quantiles of the reference is near enough; where
+    all edges are whole numbers, so are they. The outermost bins reach to its most extreme values: of a median in there only
+    the inner end is known.
 
     Args:
         bins: of the column.
@@ -122,7 +123,11 @@ def _median(bins: FeatureBins, counts: Floats) -> tuple[str, float] | None:
     if place >= inner - 1:
         return "above ", edges[place]
     share = (half - passed[place]) / (passed[place + 1] - passed[place])
-    return "", edges[place] + share * (edges[place + 1] - edges[place])
+    low, high = edges[place], edges[place + 1]
+    if not np.allclose(edges, np.round(edges), rtol=0, atol=1e-6):
+        return "", low + share * (high - low)
+    first = math.ceil(low)  # of [2, 6) there are 2, 3, 4 and 5
+    return "", first + max(math.ceil(share * (math.ceil(high) - first) - 1e-9), 1) - 1.0
 
 
 def _number(value: float, digits: int) -> str:

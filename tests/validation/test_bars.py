@@ -118,7 +118,7 @@ def test_medians_are_those_of_the_values_as_far_as_the_bins_tell() -> None:
     assert float(found[2]) == pytest.approx(np.median(now), rel=0.04)
 
 
-# Outermost bins end at 25 and begin at 975; 499 are below 500, so half of them are a hundredth into [500, 600).
+# The outermost bins end at 25 and begin at 975.
 EVEN = [float(n) for n in range(1, 1_001)]
 
 
@@ -126,13 +126,15 @@ EVEN = [float(n) for n in range(1, 1_001)]
     ("before", "now", "told"),
     [
         # An outermost bin reaches to the most extreme value; where in it half of them are, it does not know.
-        (EVEN, [990.0] * 9, "median about 501 -> above 975"),
-        (EVEN, [5_000.0] * 9, "median about 501 -> above 1,000"),
-        (EVEN, [2.0] * 9, "median about 501 -> below 25"),
-        (EVEN, [-7.0] * 9, "median about 501 -> below 1"),
+        (EVEN, [990.0] * 9, "median about 500 -> above 975"),
+        (EVEN, [5_000.0] * 9, "median about 500 -> above 1,000"),
+        (EVEN, [2.0] * 9, "median about 500 -> below 25"),
+        (EVEN, [-7.0] * 9, "median about 500 -> below 1"),
         # Most were 0, which is a bin by itself, and so is 60.
         ([0.0] * 700 + [60.0] * 300, [60.0] * 10, "median about 0 -> 60"),
         ([60.0] * 700 + [0.0] * 300, [0.0] * 10, "median about 60 -> 0"),
+        # Whole numbers stay whole: in the bin between 2 and 6 there can be 3, 4 and 5.
+        ([1.0] * 50 + [2.0] * 500 + [3.0] * 50 + [6.0] * 350 + [7.0] * 50, [3.0, 4.0, 5.0] * 30, "median about 2 -> 4"),
         # Both have the digits of the larger one.
         ([0.0123] * 700 + [2.0] * 300, [2.0] * 9, "median about 0.01 -> 2"),
         ([-0.0001] * 700 + [2.0] * 300, [2.0] * 9, "median about 0 -> 2"),
