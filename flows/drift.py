@@ -18,7 +18,7 @@ from serving.batch import MODEL_VERSION, SCORE
 from serving.predictor import BUNDLE_FILE, read_bundle_file
 from validation.drift import DriftVerdict, detect_drift
 from validation.hours import HourlyProfiles, hour_of, moment_of
-from validation.profile import Profile, ReferenceProfile
+from validation.profile import ReferenceProfile
 from validation.profile_log import profiles_between
 from validation.windows import windows_before
 
@@ -45,12 +45,6 @@ class DriftCheck:
     since: datetime
     newest_since: datetime
     until: datetime
-
-    @property
-    def newest(self) -> Profile:
-        """Counts of the newest window."""
-        counts = self.current.between(hour_of(self.newest_since), hour_of(self.until))
-        return Profile(self.reference.fingerprint, counts)
 
 
 def check_drift(context: Context, model: Model, until: datetime, policy: DriftPolicy, created: datetime) -> DriftCheck:

@@ -43,7 +43,7 @@ from validation.log import KeptReport, last_report, last_statuses, record_verdic
 from validation.metrics import DayScatter
 from validation.performance import PerformanceVerdict, measure_performance
 from validation.performance_table import performance_markdown
-from validation.report import MAX_ROWS, drift_table, drift_table_markdown, escaped
+from validation.report import MAX_ROWS, drift_table_markdown, escaped, narrow_table
 from validation.slices import SliceReference
 from validation.verdict import Status, Verdict
 
@@ -262,7 +262,7 @@ async def show_drift(
         if 0 <= age_s < spec.alerts.cooldown_s:
             return before
     rows = await read_rows(pipeline, model, check)
-    links = await write_report(pipeline, check.drift, check.reference, check.newest, rows, model, now)
+    links = await write_report(pipeline, check.drift, rows, model, now)
     if links.note:
         get_run_logger().warning(links.note)
     return KeptReport(moved, links.link, model.version, now) if links.link else None
@@ -304,5 +304,5 @@ async def publish(
     await acreate_markdown_artifact(
         "\n".join(lines), key=f"monitor-{key}", description=f"What monitoring found in {pipeline}"
     )
-    if check and (table := drift_table(check.drift)):
+    if check and (table := narrow_table(check.drift)):
         await acreate_table_artifact(table, key=f"drift-{key}", description=f"How far each column of {pipeline} moved")

@@ -26,7 +26,7 @@ from training.monitoring_run import attach, log_monitoring, metric_name, open_mo
 from validation.drift import DriftVerdict
 from validation.drift_page import EVIDENTLY_FILE, PAGE_FILE, PageFacts, drift_page, plotted
 from validation.gauges import MonitorState, report_monitoring
-from validation.profile import SCORE, Profile, ReferenceProfile
+from validation.profile import SCORE
 from validation.reference_sample import REFERENCE_SAMPLE_FILE, read_reference_sample
 from validation.report import write_drift_report
 from validation.verdict import Verdict
@@ -95,8 +95,6 @@ def put_into_mlflow(tracking_uri: str, pipeline: str, version: str, folder: Path
 def write_report(
     pipeline: str,
     drift: DriftVerdict,
-    reference: ReferenceProfile,
-    current: Profile,
     rows: pl.DataFrame,
     model: Model,
     as_of: datetime,
@@ -108,8 +106,6 @@ def write_report(
     Args:
         pipeline: name of the pipeline.
         drift: what drift detection found.
-        reference: the champion's reference.
-        current: the window's counts on its bins.
         rows: the window's rows, with features and score.
         model: the champion.
         as_of: the run's clock, UTC.
@@ -123,7 +119,7 @@ def write_report(
         notes = (missing,) if missing else ()
         facts = PageFacts(pipeline, model.version, as_of, not missing, notes)
         # Last: a folder with this page is whole.
-        write_atomically(folder / PAGE_FILE, drift_page(drift, reference, current, facts).encode())
+        write_atomically(folder / PAGE_FILE, drift_page(drift, facts).encode())
         forget_old_reports(reports, keep=folder)
     except (OSError, StateError) as error:
         why = error.what if isinstance(error, StateError) else told(error)

@@ -18,7 +18,7 @@ from perennial.errors import StageError
 from perennial.wording import counted
 from rollout.ledger import Model
 from serving import batch
-from validation.alerts import Finding, Severity
+from validation.alerts import Case, Finding, Severity
 from validation.contract import ValidationResult, fingerprint, validate
 from validation.quarantine import keep_aside
 from validation.verdict import Status, Verdict
@@ -103,7 +103,8 @@ async def score(pipeline: str = "flights", as_of: datetime | None = None) -> Sco
         await stop(pipeline, judged, now)
     aside = await quarantine(pipeline, judged, now)
     if aside or not judged.verdict.passed:
-        get_run_logger().warning("%s; quarantined: %s", judged.verdict.reason, counted(aside, "row"))
+        listed = f" (`perennial contract quarantine {pipeline}` lists them)" if aside else ""
+        get_run_logger().warning("%s; quarantined: %s%s", judged.verdict.reason, counted(aside, "row"), listed)
     scored = await predict(pipeline, judged.valid, model, now)
     await attempt("telling that scoring goes on", tell_recovery(pipeline, scored, now))
     return ScoreSummary(scored, model.version, aside)
@@ -119,7 +120,10 @@ async def stop(pipeline: str, judged: ValidationResult, now: datetime) -> NoRetu
     what = f"none of {counted(rows, 'row')} was scored: {judged.verdict.reason}"
     aside = judged.verdict.status is Status.FAIL and not judged.misfits
     if aside:
-        mend = f"The {counted(judged.quarantined.height, 'row')} that failed go to quarantine, the next run scores the others"
+        mend = (
+            f"The {counted(judged.quarantined.height, 'row')} that failed go to quarantine "
+            f"(`perennial contract quarantine {pipeline}` lists them), the next run scores the others"
+        )
     else:
         # The rows may be fine: it is the code, or the check, that is not. Nothing is quarantined, and all of them wait.
         mend = "All rows wait: mend the pipeline's features or its contract"
@@ -127,7 +131,8 @@ async def stop(pipeline: str, judged: ValidationResult, now: datetime) -> NoRetu
     # Before the quarantine: killed in between, the next run finds the same batch and tells once more. Afterwards it would
     # find good rows only.
     announce("perennial.data.invalid", pipeline, {"as_of": now.isoformat(), **judged.verdict.as_dict(), "report": link})
-    finding = Finding(SCORING, Severity.CRITICAL, what, link=link)
+    case: Case = "wrong" if aside else "columns" if judged.misfits else "broken"
+    finding = Finding(SCORING, Severity.CRITICAL, what, link=link, case=case)
     await attempt("the alert", tell(pipeline, (finding,), {SCORING: judged.verdict}, mend, now))
     if aside:
         await quarantine(pipeline, judged, now)

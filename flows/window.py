@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 
 import polars as pl
@@ -13,6 +14,7 @@ from features.once import ROW, no_rows, without
 from features.store import ENTITY_KEY
 from flows.context import open_context
 from flows.stage import stage
+from perennial.wording import counted
 from pipelines.spec import PipelineSpec
 from serving.batch import MODEL_VERSION, PREDICTION_COLUMNS, SCORE, feature_columns
 from validation.contract import FAILED, Met, ValidationResult, fingerprint, validate
@@ -30,14 +32,22 @@ def validate_window(pipeline: str, since: datetime, until: datetime) -> Validati
     lake, spec = context.lake, context.spec
     columns = feature_columns(spec) | PREDICTION_COLUMNS
     aside = quarantined(lake, since, until)
-    if not lake.exists(PREDICTIONS):
-        rows = pl.concat([no_predictions(spec), aside.drop(FAILED, strict=False)], how="diagonal_relaxed")
-        return validate(rows, spec.contract, pipeline, columns)
-    again, met, scored = _predicted(lake, spec, since, until, aside.select(ROW) if aside.width else no_rows())
-    if aside.width:
-        # Scored after all, where another contract let it pass.
-        again = pl.concat([again, without(aside, scored).drop(FAILED)], how="diagonal_relaxed")
-    return validate(again, spec.contract, pipeline, columns, met)
+    if lake.exists(PREDICTIONS):
+        again, met, scored = _predicted(lake, spec, since, until, aside.select(ROW) if aside.width else no_rows())
+        if aside.width:
+            aside = without(aside, scored)  # where another contract let it pass
+    else:
+        again, met = no_predictions(spec), None
+    rows = pl.concat([again, aside.drop(FAILED, strict=False)], how="diagonal_relaxed")
+    return _telling_of(aside.height, pipeline, validate(rows, spec.contract, pipeline, columns, met))
+
+
+def _telling_of(aside: int, pipeline: str, found: ValidationResult) -> ValidationResult:
+    """The result, whose sentence says how to see the rows of the window that are in quarantine, if there are."""
+    if not aside:
+        return found
+    where = f"`perennial contract quarantine {pipeline}` lists what is in quarantine, {counted(aside, 'row')} of this window"
+    return replace(found, verdict=replace(found.verdict, reason=f"{found.verdict.reason}; {where}"))
 
 
 def _predicted(

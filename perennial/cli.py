@@ -184,7 +184,10 @@ def score(pipeline: PipelineName, as_of: AsOf = None) -> None:
         )
     print(f"{counted(summary.scored_rows, 'prediction')} by version {summary.version}")
     if summary.quarantined_rows:
-        print(f"{counted(summary.quarantined_rows, 'row')} did not meet the contract and are in quarantine")
+        print(
+            f"{counted(summary.quarantined_rows, 'row')} did not meet the contract and went to quarantine; "
+            f"`perennial contract quarantine {pipeline}` lists them"
+        )
 
 
 @app.command()

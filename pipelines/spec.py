@@ -21,6 +21,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 
 import pipelines
 from perennial.errors import UsageError
+from pipelines.expectation import flaw
 
 FieldType = Literal["string", "int", "float", "bool", "timestamp"]
 Family = Literal["lightgbm", "pytorch"]
@@ -182,11 +183,14 @@ class Expectation(Spec):
     values: tuple[str, ...] = ()
     pattern: str | None = None
     mostly: float = Field(
-        1.0,
-        gt=0,
-        le=1,
-        description="Share of rows that must meet it; a batch fails for more than chance.",
+        1.0, description="Share of rows that must meet it, above 0 and at most 1; a batch fails for more than chance."
     )
+
+    @model_validator(mode="after")
+    def _can_be_met(self) -> Expectation:
+        if why := flaw(self):
+            raise ValueError(f"{self.column}: {why}")
+        return self
 
 
 class ModelSpec(Spec):

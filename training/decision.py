@@ -85,8 +85,8 @@ def decide(
     hindered = _unfit(verdicts) or (hindrance(history, policy, as_of) if history.trained_as_of else None)
     if hindered:
         wish = f", although {'; '.join(causes.values())}" if causes else ""
-        summary = f"no retrain: {hindered}"
-        reason = f"{summary}{wish}"
+        reason = f"no retrain: {hindered}{wish}"
+        summary = f"no retrain: {_unfit(verdicts, with_reason=False) or hindered}"
     elif staleness_s is None:
         summary = reason = f"retrain: there is no champion; {history.new_labels} labels"
     elif causes:
@@ -128,13 +128,19 @@ def _causes(verdicts: Mapping[str, Verdict], staleness_s: float | None, policy: 
     return causes
 
 
-def _unfit(verdicts: Mapping[str, Verdict]) -> str | None:
-    """Why nothing should be learned from the data as it is, as a clause with the mend; None if it may."""
+def _unfit(verdicts: Mapping[str, Verdict], *, with_reason: bool = True) -> str | None:
+    """Why nothing should be learned from the data as it is, as a clause with the mend; None if it may.
+
+    Args:
+        verdicts: by check.
+        with_reason: whether what was found is told, too.
+    """
     data = verdicts.get(DATA)
     if data is None or data.status < Status.ERROR:
         return None
     what = "fails its contract" if data.status is Status.FAIL else "could not be judged"
-    return f"the data {what} ({data.reason}): mend its source or the contract, or retrain by hand"
+    found = f" ({data.reason})" if with_reason else ""
+    return f"the data {what}{found}: mend its source or the contract, or retrain by hand"
 
 
 def hindrance(history: ChampionHistory, policy: RetrainPolicy, as_of: datetime) -> str | None:

@@ -7,25 +7,54 @@ and nowhere may they call people by name or become links.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from datetime import datetime
 
-from validation.alerts import Alert, Kind
+from validation.alerts import Alert, Case, Kind
 
 MOST_MOVED = 5
 """How many of the things that moved a message names."""
 MOST_CHARACTERS = 600
 
 HEADS: dict[Kind, str] = {"alert": "", "reminder": "Still: ", "recovery": "Recovered: "}
-NEXT = {
-    "data": "Mend the source of these rows or, if they are right, the contract. Until then nothing is trained on them.",
-    "scoring": "Mend the source of these rows or, if they are right, the contract. What waits is scored by the next run whose "
-    "rows meet it.",
-    "drift": "Look whether the source broke or the world moved. A broken source is mended there; a world that moved is "
-    "learned by a retrain: `perennial retrain {pipeline}` does it now.",
-    "performance": "Look at what else moved. `perennial retrain {pipeline}` fits a candidate now; if the model is the "
-    "mistake, `perennial rollback {pipeline} --reason WHY` returns to the one before it.",
-    "test": "Nothing; alerts arrive here.",
+TITLES: dict[Case, str] = {"watched": ", watched", "silent": " not judged", "broken": " could not be checked"}
+"""What follows the check's name, so that nobody takes for drift what is none."""
+
+NEXT: Mapping[str, Mapping[Case, str]] = {
+    "data": {
+        "wrong": "Mend the source of these rows or, if they are right, the contract. `perennial contract quarantine "
+        "{pipeline}` lists the rows that were put aside. Until then nothing is trained on them.",
+        "silent": "Look whether events still come in and are scored: `perennial ingest {pipeline}`, then `perennial "
+        "score {pipeline}`. Until then nobody knows whether rows meet the contract.",
+    },
+    "scoring": {
+        "wrong": "Mend the source of these rows or, if they are right, the contract. What waits is scored by the next "
+        "run whose rows meet it.",
+        "columns": "The rows may be fine: mend the code that makes these columns or, if they are right, the contract. "
+        "The next run scores what waits.",
+        "broken": "See the log of the run, and mend what it names. The next run scores what waits.",
+    },
+    "drift": {
+        "wrong": "Look whether the source broke or the world moved. A broken source is mended there; a world that moved "
+        "is learned by a retrain: `perennial retrain {pipeline}` does it now.",
+        "missing": "Look at the source first, since all that changed is that values are missing. Once it is mended, this "
+        "ends by itself when the newest rows have values again. A retrain would only learn to do without them.",
+        "watched": "Nothing yet. `perennial drift {pipeline}` shows how it is now; you are told if it becomes drift.",
+        "silent": "Nothing is known to have moved, so a retrain is no answer. Look whether events still come in and are "
+        "scored; `perennial drift {pipeline}` says of each column why it cannot be judged.",
+    },
+    "performance": {
+        "wrong": "Look at what else moved. `perennial retrain {pipeline}` fits a candidate now; if the model is the "
+        "mistake, `perennial rollback {pipeline} --reason WHY` returns to the one before it.",
+        "silent": "Look whether labels still come in: `perennial monitor {pipeline}` counts those that came and those "
+        "that wait. Until then nobody knows how good the model is.",
+    },
+    "test": {"wrong": "Nothing; alerts arrive here."},
 }
+BROKEN = (
+    "See the log of the run `monitor {pipeline}` in Prefect, and mend what it names. Until the check can run, nobody is told of "
+    "what it looks for."
+)
 ELSE = "`perennial monitor {pipeline}` shows how it is now."
 # What chat programs take for a mention or a link: @name, !channel, https://. A blank within ends that.
 _CALLS = re.compile(r"[@!](?=[^\s=])|:(?=//)")
@@ -37,7 +66,8 @@ _DOMAIN_DOT = re.compile(r"(?<=[\w\x80-\U0010ffff])[.\u3002\uff0e\uff61](?=[^\W\
 def title(alert: Alert) -> str:
     """One line: how grave, whose, what."""
     severity = "" if alert.kind == "recovery" else f"{alert.finding.severity.name} "
-    return f"{HEADS[alert.kind]}{severity}{harmless(alert.pipeline)}: {harmless(alert.finding.check)}"
+    case = "" if alert.kind == "recovery" else TITLES.get(alert.finding.case, "")
+    return f"{HEADS[alert.kind]}{severity}{harmless(alert.pipeline)}: {harmless(alert.finding.check)}{case}"
 
 
 def text(alert: Alert) -> str:
@@ -81,7 +111,8 @@ def _body(alert: Alert, code: bool) -> str:
     lines += [f"Decision: {outside(alert.decision)}"] if alert.decision else []
     lines += [f"Report: {finding.link}"] if finding.link else []
     if alert.kind != "recovery":
-        do = NEXT.get(finding.check, ELSE).format(pipeline=alert.pipeline)
+        otherwise = BROKEN if finding.case == "broken" else ELSE
+        do = NEXT.get(finding.check, {}).get(finding.case, otherwise).format(pipeline=alert.pipeline)
         lines += [f"What to do: {do if code else do.replace('`', '')}"]
     return "\n".join(lines)
 

@@ -25,6 +25,13 @@ from validation.verdict import Status, Verdict
 
 Kind = Literal["alert", "reminder", "recovery"]
 
+Case = Literal["wrong", "missing", "watched", "columns", "silent", "broken"]
+"""How a finding is one, by which people are told what to do.
+
+wrong: what the check looks for; missing: drift that is nothing but values that are gone; watched: moves that are no drift;
+columns: not as the code says; silent: the check has too little to go on; broken: it cannot run.
+"""
+
 
 class Severity(enum.IntEnum):
     """How much it matters, least first, so that `max` is the gravest."""
@@ -61,6 +68,7 @@ class Finding:
         moved: what moved, worst first; empty where the check does not look at columns.
         since: when it began; None = it is not known.
         link: address of the report; None = there is none.
+        case: how it is one.
     """
 
     check: str
@@ -69,6 +77,7 @@ class Finding:
     moved: tuple[Moved, ...] = ()
     since: datetime | None = None
     link: str | None = None
+    case: Case = "wrong"
 
 
 @dataclass(frozen=True)
@@ -124,15 +133,19 @@ def findings_of(
         severity = SEVERITIES.get(check, Severity.WARNING) if failed else Severity.WARNING
         headline = verdict.reason if failed else f"the check could not run: {verdict.reason}"
         moved: tuple[Moved, ...] = ()
+        case: Case = "wrong" if failed else "broken"
         if check == "drift" and failed and drift.drifted:
             headline = f"{len(drift.drifted)} of {len(drift.features)} columns drifted"
             moved = tuple(Moved(f.feature, f.reason) for f in drift.drifted)
-        found.append(Finding(check, severity, headline, moved, since.get(check), links.get(check)))
+            case = "missing" if all(f.lost_values for f in drift.drifted) else "wrong"
+        found.append(Finding(check, severity, headline, moved, since.get(check), links.get(check), case))
     moving = [f for f in drift.watched if f.matters]
     if moving and not drift.drifted:
         headline = f"{counted(len(moving), 'column')} moved, not far enough to be drift"
         moved = tuple(Moved(f.feature, f.reason) for f in moving)
-        found.append(Finding("drift", Severity.INFO, headline, moved, since.get("drift"), links.get("drift")))
+        found.append(
+            Finding("drift", Severity.INFO, headline, moved, since.get("drift"), links.get("drift"), "watched")
+        )
     return tuple(found)
 
 
@@ -152,7 +165,7 @@ def unjudged(
         silent = verdict.status is Status.INCONCLUSIVE and check in since and check in patience
         if silent and as_of - since[check] > patience[check]:
             headline = f"{check} has not been judged since {since[check]:%Y-%m-%d %H:%M} UTC: {verdict.reason}"
-            found.append(Finding(check, Severity.WARNING, headline, since=since[check]))
+            found.append(Finding(check, Severity.WARNING, headline, since=since[check], case="silent"))
     return tuple(found)
 
 

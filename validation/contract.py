@@ -14,8 +14,8 @@ import polars as pl
 
 from pipelines.spec import Expectation
 from validation.lines import Kind as Kind
-from validation.lines import complete, misfits
 from validation.lines import describe as describe
+from validation.lines import misfits
 from validation.suite import Found, run_suite
 from validation.verdict import Status, Verdict, worst
 
@@ -119,12 +119,7 @@ def validate(
             any other is told as new. None = only what the expectations name is looked at.
         met: more rows of the batch that met this contract when they were judged the first time. They count, and are not
             judged again, but for what must be unique: that would take six seconds for a million rows.
-
-    Raises:
-        UsageError: an expectation lacks what its kind needs (a bound, a set, a pattern that compiles).
     """
-    for expectation in expectations:
-        complete(expectation)
     # The same line twice counts once.
     lines = tuple(dict.fromkeys(expectations))
     rows = frame.height + (met.rows if met else 0)

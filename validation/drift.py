@@ -8,14 +8,15 @@ never seen. Chance: whole days are shuffled (validation/significance.py), and am
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 import numpy as np
 
 from perennial.errors import UsageError
 from pipelines.spec import DriftPolicy
-from validation.moves import Move, gone_since, judge_moves, since_when
+from validation.bars import MISSING, Compared, bar_names, medians_told
+from validation.moves import Move, compare, gone_since, judge_moves, since_when
 from validation.profile import SCORE, ReferenceProfile
 from validation.verdict import Status, Verdict
 from validation.windows import Comparison, Window, lay_out
@@ -45,6 +46,7 @@ class FeatureDrift:
         moves: of its values, missing rows and unseen categories, each with its chance.
         since: when the move began, as far as the windows reach back; None when it has not moved, or has no times.
         matters: whether the model makes enough of it for its drift to be a FAIL.
+        compared: its rows by bin on both sides, as they were judged.
     """
 
     feature: str
@@ -58,6 +60,14 @@ class FeatureDrift:
     moves: tuple[Move, ...] = ()
     since: datetime | None = None
     matters: bool = True
+    compared: Compared | None = field(default=None, compare=False)
+
+    @property
+    def lost_values(self) -> bool:
+        """Whether all that its sentence names is that more rows than before have no value."""
+        if self.compared is None or not self.missing_rate_current > self.missing_rate_reference:
+            return False
+        return self.compared.named == (bar_names(self.compared.bins).index(MISSING, len(self.compared.bins.cells)),)
 
 
 @dataclass(frozen=True)
@@ -156,6 +166,8 @@ def _judge(
     matters = share is None or share >= least_share
     watched, least = False, policy.min_rows // ROWS_PER_VALUE
     gone = gone_since(reference, comparison, position, least)
+    compared = compare(reference, comparison, position, moves)
+    void, named = bar_names(bins).index(MISSING, len(bins.cells)), []
     if not now.sum() or not was.sum():
         status, reason = Status.INCONCLUSIVE, "there are no rows"
     elif rates == [1.0, 1.0]:
@@ -170,19 +182,22 @@ def _judge(
     elif rates[1] == 1.0:
         status = Status.FAIL
         reason = f"the column is entirely missing ({_void(now)}); in the reference {rates[0]:.1%} of rows were"
+        named = [void]
     elif gone:
         status = Status.FAIL
         reason = (
             f"no row has had a value since {gone:%Y-%m-%d %H:%M} UTC; in the reference {rates[0]:.1%} of rows had none"
         )
+        named = [void]
     else:
         blind = matters and level < 2 and any(move.blind for move in moves)
         few = min(int(c.sum() - bins.void_counts(c)) for c in (was, now))
         scarce = matters and level < 2 and few < least
         status = Status.FAIL if level == 2 and matters else Status.INCONCLUSIVE if blind or scarce else Status.PASS
         watched = level > 0 and status is Status.PASS
-        named = [move for move in moves if (move.blind if blind else move.level == level > 0)]
-        reason = ", and ".join(move.told() for move in named) or _unmoved(moves[0], policy)
+        moving = [move for move in moves if (move.blind if blind else move.level == level > 0)]
+        reason = ", and ".join(_told(move, compared) for move in moving) or _unmoved(moves[0], policy)
+        named = [move.worst for move in moving]
         if scarce:
             reason += f"; {few} values in the reference or the newest window, fewer than the {least} that can be judged"
         if blind:
@@ -197,8 +212,25 @@ def _judge(
     if not gone and (watched or status is Status.FAIL):
         since = since_when(reference, comparison, position)
     return FeatureDrift(
-        feature, moves[0].size, rates[0], rates[1], status, reason, watched, share, moves, since, matters
+        feature,
+        moves[0].size,
+        rates[0],
+        rates[1],
+        status,
+        reason,
+        watched,
+        share,
+        moves,
+        since,
+        matters,
+        replace(compared, named=tuple(named)),
     )
+
+
+def _told(move: Move, compared: Compared) -> str:
+    """A move as a clause; where a middle has moved, that first, which needs no bins to be understood."""
+    medians = medians_told(compared) if move.kind == "values" else ""
+    return f"{medians}, {move.told()}" if medians else move.told()
 
 
 def _unmoved(values: Move, policy: DriftPolicy) -> str:
@@ -271,6 +303,7 @@ def _undecided(drift: FeatureDrift, reason: str) -> FeatureDrift:
         reason=reason,
         importance=drift.importance,
         moves=drift.moves,
+        compared=drift.compared and replace(drift.compared, named=()),
     )
 
 

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from html import escape
 
+from validation.bars import BinShares, alternative, bin_shares
 from validation.drift import DriftVerdict, FeatureDrift
-from validation.plots import BinShares, alternative, bin_shares, draw_drift, headline
-from validation.profile import SCORE, Profile, ReferenceProfile
+from validation.plots import draw_drift, headline
+from validation.profile import SCORE
 from validation.report import HEADLINES, drift_table
 from validation.verdict import Status
 
@@ -75,17 +76,12 @@ def plotted(drift: DriftVerdict) -> tuple[FeatureDrift, ...]:
     return (*moved[: MAX_PLOTS - len(score)], *score)
 
 
-def drift_page(drift: DriftVerdict, reference: ReferenceProfile, current: Profile, facts: PageFacts) -> str:
+def drift_page(drift: DriftVerdict, facts: PageFacts) -> str:
     """One HTML page that needs nothing beside it.
 
     Args:
         drift: what drift detection found.
-        reference: the champion's reference, of which the pictures show the counts.
-        current: the current window's counts on the same bins.
         facts: what else the page says.
-
-    Raises:
-        UsageError: the window was counted on other bins.
     """
     status = drift.verdict.status
     title = f"{HEADLINES[status]}: {facts.pipeline}"
@@ -107,15 +103,10 @@ def drift_page(drift: DriftVerdict, reference: ReferenceProfile, current: Profil
     undrawn = moved - sum(f.status is Status.FAIL or f.watched for f in drawn)
     if undrawn > 0:
         parts.append(f'<p class="quiet">The worst {len(drawn)} are drawn; {undrawn} more moved.</p>')
-    bins = {b.feature: b for b in reference.features}
     for found in drawn:
-        if found.feature not in bins:
+        if found.compared is None:
             continue
-        shares = bin_shares(
-            bins[found.feature],
-            reference.of(reference.profile, found.feature),
-            reference.of(current, found.feature),
-        )
+        shares = bin_shares(found.compared)
         parts.append(
             f"<h2>{escape(found.feature)}</h2><p>{escape(found.reason)}.</p><figure>{_picture(found, shares)}"
             "<details><summary>The numbers</summary>"

@@ -1,16 +1,13 @@
-"""A line of the contract by itself: in words, whether it is complete, and which columns cannot meet it."""
+"""A line of the contract by itself: in words, and which columns cannot meet it."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import polars as pl
 
-from perennial.errors import UsageError
 from pipelines.spec import Expectation
-from validation.suite import whole
 
 Kind = Literal["numeric", "categorical", "any"]
 
@@ -33,23 +30,6 @@ def describe(expectation: Expectation) -> str:
             if low is None:
                 return f"{column} at most {high:g}"
             return f"{column} at least {low:g}" if high is None else f"{column} between {low:g} and {high:g}"
-
-
-def complete(expectation: Expectation) -> None:
-    """Raise UsageError where a line lacks what its kind needs."""
-    lacks = {
-        "between": expectation.minimum is None and expectation.maximum is None and "a minimum or a maximum",
-        "in_set": not expectation.values and "values",
-        "matches": not expectation.pattern and "a pattern",
-    }.get(expectation.kind)
-    if lacks:
-        raise UsageError(f"the expectation {expectation.kind!r} of column {expectation.column!r} needs {lacks}.")
-    try:
-        re.compile(whole(expectation.pattern or ""))
-    except re.error as error:
-        raise UsageError(
-            f"the pattern {expectation.pattern!r} of column {expectation.column!r} is no regular expression: {error}."
-        ) from error
 
 
 def misfits(

@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 
 from pipelines.spec import DriftPolicy
+from validation.bars import MISSING, UNSEEN, Compared, bar_names
 from validation.bins import FeatureBins
 from validation.hours import moment_of
 from validation.profile import ReferenceProfile
@@ -36,6 +37,8 @@ class Move:
         level: 0 = not moved, 1 = watched, 2 = drifted.
         windows: how many there were.
         most: for people, what moved most.
+        worst: the same as a position in `bar_names`.
+        terms: what each of the bins' cells adds to the PSI of the newest window; empty for shares.
         blind: whether it would be drift, if the reference had enough days for chance to be ruled out.
     """
 
@@ -46,6 +49,8 @@ class Move:
     level: int
     windows: int
     most: str
+    worst: int
+    terms: tuple[float, ...] = ()
     blind: bool = False
 
     def told(self) -> str:
@@ -104,6 +109,23 @@ def judge_moves(
         blind &= p <= max(policy.false_alarms, 2 * least)
         found[i] = replace(found[i], chance=p, level=(2 if drifted else 1) if real else 0, blind=blind)
     return tuple(tuple(found[i : i + len(KINDS)]) for i in range(0, len(found), len(KINDS)))
+
+
+def compare(reference: ReferenceProfile, comparison: Comparison, position: int, moves: tuple[Move, ...]) -> Compared:
+    """A column of the newest window beside what the reference makes expect of it, for people.
+
+    Args:
+        reference: whose bins.
+        comparison: of the windows.
+        position: of the column in the reference.
+        moves: of the column.
+    """
+    bins = reference.features[position]
+    start = reference.starts[bins.feature]
+    stretch = slice(start, start + len(bins.labels))
+    parts = [p[:, stretch].astype(np.float64) for p in (comparison.reference, *comparison.windows)]
+    expected, seen = expected_and_seen(Column(parts[0], tuple(parts[1:]), _least_psi), comparison.layout)
+    return Compared(bins, expected[0], seen[0], moves[0].terms)
 
 
 def since_when(reference: ReferenceProfile, comparison: Comparison, position: int) -> datetime | None:
@@ -205,16 +227,17 @@ def _measure(kind: Kind, bins: FeatureBins, column: Column, comparison: Comparis
     expected, seen = expected_and_seen(column, comparison.layout)
     held = float(column.statistic(expected, seen))
     was, now = (side[0] / side[0].sum() if side[0].sum() else side[0] * np.nan for side in (expected, seen))
+    names, windows = bar_names(bins), len(column.windows)
     if kind == "values":
         terms = psi_terms(expected[0], seen[0])
         size = float(terms.sum())
         worst = 0 if math.isnan(size) else int(np.argmax(terms))
-        most = f"{bins.cells[worst]}: {was[worst]:.1%} -> {now[worst]:.1%} of values"
-    else:
-        size = float(_changes(expected, seen)[0])
-        what = "rows without a value" if kind == "missing" else "values of a category never seen"
-        most = f"{what} {was[1]:.1%} -> {now[1]:.1%}"
-    return Move(kind, size, held, 1.0, 0, len(column.windows), most)
+        most = f"{names[worst]}: {was[worst]:.1%} -> {now[worst]:.1%} of values"
+        return Move(kind, size, held, 1.0, 0, windows, most, worst, tuple(terms.tolist()))
+    what = "rows without a value" if kind == "missing" else "values of a category never seen"
+    worst = names.index(MISSING if kind == "missing" else UNSEEN, len(bins.cells))
+    most = f"{what} {was[1]:.1%} -> {now[1]:.1%}"
+    return Move(kind, float(_changes(expected, seen)[0]), held, 1.0, 0, windows, most, worst)
 
 
 def _of_both(together: float, apart: float, windows: int) -> float:

@@ -64,16 +64,17 @@ def performance_markdown(
 def _slices(slices: Sequence[SliceVerdict], most: int) -> list[str]:
     """A row a slice: those that FAIL first, then by how far they are below what was expected."""
     ordered = sorted(slices, key=_worst_first)
-    head = ["slice", "labelled rows", "positive rate", "AUC", "95 % interval", "expected", "state"]
+    # Short, and the state early: Prefect's pages are 800 pixels wide, and cut what is wider.
+    head = ["slice", "state", "rows", "positive", "AUC", "95 % interval", "expected"]
     rows = [
         [
             _plain(f"{s.feature}: {s.name}"),
+            STATES.get(s.status, "not known"),
             str(s.rows),
             f"{s.positive_rate.value:.1%}" if s.rows else "-",
             _number(s.auc.value),
             _ends(s.auc),
             _number(s.expected_auc),
-            STATES.get(s.status, "not known"),
         ]
         for s in ordered[:most]
     ]

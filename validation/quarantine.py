@@ -6,12 +6,14 @@ let it pass later.
 
 from __future__ import annotations
 
-from datetime import datetime
+from collections.abc import Collection
+from datetime import datetime, timedelta
 
 import polars as pl
 
-from features.lake import CREATED_TIMESTAMP, Lake
-from features.once import ROW, append_once, no_rows
+from features.labels import PREDICTIONS
+from features.lake import CREATED_TIMESTAMP, EVENT_TIMESTAMP, Lake
+from features.once import ROW, append_once, no_rows, without
 
 QUARANTINE = "quarantine"
 CONTRACT = "contract"
@@ -61,3 +63,34 @@ def quarantined(lake: Lake, since: datetime | None, until: datetime | None) -> p
     if CONTRACT not in kept.columns:
         kept = kept.with_columns(pl.lit(None, pl.String).alias(CONTRACT))
     return kept.filter(pl.col(CONTRACT).eq_missing(pl.col(CONTRACT).first().over(ROW)))
+
+
+def still_aside(lake: Lake, as_of: datetime) -> pl.DataFrame:
+    """Quarantined rows of events up to a moment that have no prediction to this day, newest event first.
+
+    Returns:
+        A frame without columns if there never was one.
+    """
+    kept = quarantined(lake, None, as_of + timedelta(microseconds=1))
+    if kept.height and lake.exists(PREDICTIONS):
+        first, last = kept.select(
+            pl.col(EVENT_TIMESTAMP).min().alias("a"), pl.col(EVENT_TIMESTAMP).max().alias("b")
+        ).row(0)
+        kept = without(kept, lake.read(PREDICTIONS, first, last + timedelta(microseconds=1), ROW))
+    return kept.sort(EVENT_TIMESTAMP, descending=True, maintain_order=True) if kept.height else kept
+
+
+def failures(told: str, columns: Collection[str]) -> tuple[tuple[str, str], ...]:
+    """Each expectation that a row failed, with its column.
+
+    Args:
+        told: the row's `failed_expectation`.
+        columns: of the row.
+    """
+    found: list[str] = []
+    for part in told.split("; "):
+        if found and part.partition(" ")[0] not in columns:  # of a set's value or a pattern
+            found[-1] += f"; {part}"
+        else:
+            found.append(part)
+    return tuple((one, one.partition(" ")[0]) for one in found)

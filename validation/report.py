@@ -10,7 +10,6 @@ import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from html import escape
 from pathlib import Path
 from typing import Literal
@@ -29,6 +28,15 @@ MAX_COLUMNS = 50
 
 LONGEST_TEXT = 60
 HARMLESS = "‹"
+
+NOT_THE_VERDICT = (
+    "This page is to look at, not perennial's verdict: it is Evidently's, drawn from a sample of the rows. Evidently bins both "
+    "sides pooled and knows no days, so its scores, and whether it says that drift is detected, may differ."
+)
+BANNER = (
+    '<body><p role="note" style="font: 16px/1.5 sans-serif; color: #1c1c1c; background: #fff3cd; margin: 0; '
+    'padding: .8rem 1.2rem; border-bottom: 1px solid #8a6d00">{told}</p>'
+)
 
 HEADLINES: Mapping[Status, str] = {
     Status.PASS: "The data has not moved",
@@ -53,43 +61,51 @@ class DriftReport:
     left_out: Mapping[str, str]
 
 
-def drift_markdown(
-    verdict: DriftVerdict, *, pipeline: str, window: tuple[datetime, datetime] | None = None, most: int = 15
-) -> str:
-    """A short summary in Markdown: what moved, by how much, and the columns, worst first.
-
-    Args:
-        verdict: what drift detection found.
-        pipeline: whose data it is.
-        window: start and end of the current window.
-        most: how many columns the table shows.
-    """
-    between = f", {window[0]:%Y-%m-%d %H:%M} to {window[1]:%Y-%m-%d %H:%M} UTC" if window else ""
-    lines = [
-        f"## {HEADLINES[verdict.verdict.status]}: {pipeline}{between}",
-        "",
-        f"{escaped(verdict.verdict.reason)}.",
-        "",
-    ]
-    return "\n".join([*lines, drift_table_markdown(verdict, most=most)]).rstrip() + "\n"
-
-
 def drift_table_markdown(verdict: DriftVerdict, *, most: int = 20) -> str:
-    """How far each column moved, worst first, as a table in Markdown; empty where there is nothing to show.
+    """How far each column moved, worst first, as a table in Markdown, and why below it; empty where there is nothing to show.
 
     Args:
         verdict: what drift detection found.
         most: how many columns the table shows.
     """
     lines: list[str] = []
-    table = drift_table(verdict)[:most]
+    table = narrow_table(verdict)[:most]
     if table:
         lines.append("| " + " | ".join(table[0]) + " |")
-        lines.append("| --- | ---: | ---: | ---: | ---: | --- | --- | --- |")
+        lines.append("| --- | --- | ---: | ---: | ---: | --- |")
         lines.extend("| " + " | ".join(escaped(cell) for cell in row.values()) + " |" for row in table)
     if len(verdict.features) > most:
         lines.extend(["", f"{len(verdict.features) - most} more columns moved less."])
+    if why := reasons(verdict)[:most]:
+        lines.extend(["", *(f"- {escaped(line)}" for line in why)])
     return "\n".join(lines)
+
+
+def narrow_table(verdict: DriftVerdict) -> list[dict[str, str]]:
+    """`drift_table` for where there is little room, such as Prefect's pages, 800 pixels wide: no sentences, fewer columns."""
+    return [
+        {
+            "column": row["column"],
+            "state": row["state"],
+            "PSI": row["PSI"],
+            "missing": f"{row['missing before']} -> {row['missing now']}",
+            "importance": row["importance"],
+            "since": row["since"],
+        }
+        for row in drift_table(verdict)
+    ]
+
+
+def reasons(verdict: DriftVerdict) -> list[str]:
+    """Why, for each column that moved or could not be judged by itself, a line each, worst first."""
+    told = []
+    for one in verdict.features:
+        moved = one.status is Status.FAIL or one.watched
+        # What keeps all columns from being judged is the verdict's own sentence.
+        alone = one.status is Status.INCONCLUSIVE and one.reason not in verdict.verdict.reason
+        if moved or alone:
+            told.append(f"{one.feature}{f', since {one.since:%Y-%m-%d %H:%M}' if one.since else ''}: {one.reason}")
+    return told
 
 
 def drift_table(verdict: DriftVerdict) -> list[dict[str, str]]:
@@ -121,14 +137,15 @@ def write_drift_report(
 ) -> DriftReport:
     """Write Evidently's drift page of two frames.
 
-    Its own drift scores differ from ours, because it bins both sides pooled: the page is to look at, not to decide by.
+    Its own drift scores differ from ours, because it bins both sides pooled: the page is to look at, not to decide by,
+    and says so at its top.
 
     Args:
         reference: the rows a champion was held to.
         current: the rows of the current window.
         path: where the HTML goes; its folder is made.
         columns: what to draw, most important first; None = all. At most `MAX_COLUMNS` are drawn.
-        back: address of the page that its first line links to; None = no such line.
+        back: address of the page that has the verdict, to which its first lines link; None = they do not.
         max_rows: rows drawn from each side at random.
         seed: of the draw, so that the same rows give the same page.
 
@@ -165,8 +182,8 @@ def write_drift_report(
             for f in (reference, current)
         )
         page = Report([DataDriftPreset()]).run(current_data=now, reference_data=was).get_html_str(as_iframe=False)
-    if back:
-        page = page.replace("<body>", f'<body><p><a href="{escape(back)}">What moved, and by how much</a></p>', 1)
+    verdict = f' <a href="{escape(back)}">What moved, and by how much</a>' if back else ""
+    page = page.replace("<body>", BANNER.format(told=f"{escape(NOT_THE_VERDICT)}{verdict}"), 1)
     path.parent.mkdir(parents=True, exist_ok=True)
     # Not half a page under its name, should this be killed.
     written = path.with_name(f".{path.name}.{os.getpid()}.tmp")

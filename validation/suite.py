@@ -11,6 +11,7 @@ from typing import Any
 
 import polars as pl
 
+from pipelines.expectation import whole
 from pipelines.spec import Expectation
 
 # The context and its batch definition are shared by all calls, and a batch is looked up by name while it is validated.
@@ -112,11 +113,6 @@ def _compile(expectation: Expectation, position: int, dtype: pl.DataType, notes:
             return gxe.ExpectColumnValuesToBeBetween(
                 min_value=expectation.minimum, max_value=expectation.maximum, **told
             )
-
-
-def whole(pattern: str) -> str:
-    """A pattern that only a whole value matches; `$` alone lets a line break pass."""
-    return rf"\A(?:{pattern})\Z"
 
 
 def _is_whole(value: str) -> bool:

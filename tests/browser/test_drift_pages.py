@@ -43,7 +43,7 @@ def links(it: World, mlflow_server: str, tmp_path_factory: pytest.TempPathFactor
             found, at = world(moved=0.1 * days, n=500 + 5 * days).drift, AS_OF - timedelta(days=9 - days)
             told = asyncio.run(report.record_metrics.fn("shown", found, {"drift": found.verdict}, model, at))
             assert told == ()
-        made = asyncio.run(report.write_report.fn("shown", it.drift, it.reference, it.current, it.now, model, AS_OF))
+        made = asyncio.run(report.write_report.fn("shown", it.drift, it.now, model, AS_OF))
     assert isinstance(made, ReportLinks)
     assert made.note == ""
     return made
@@ -91,6 +91,10 @@ def test_evidently_is_one_link_away_and_so_is_the_way_back(browser: Chrome, link
     browser.get(links.path.as_uri())
     browser.find_element(By.LINK_TEXT, "evidently.html").click()
     until(browser, "Drift is detected", "delay", "carrier")
+    note = browser.find_element(By.CSS_SELECTOR, "[role=note]")
+    assert "not perennial's verdict" in note.text
+    assert note.location["y"] == 0, "it stands above everything"
+    assert note.size["width"] > 1_000
     keep(browser, "evidently")
     assert "broken in" not in browser.title
     browser.find_element(By.LINK_TEXT, "What moved, and by how much").click()

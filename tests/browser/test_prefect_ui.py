@@ -62,6 +62,15 @@ def test_the_alert_s_artifact_says_what_moved_and_what_was_decided(shows: Callab
     shows(f"/artifacts/artifact/{said['id']}", "drift: FAIL", "columns drifted", "Decision.", "PSI")
 
 
+def test_the_table_of_columns_is_no_wider_than_its_page(
+    shows: Callable[..., str], browser: Chrome, two_weeks: Told
+) -> None:
+    found = api(two_weeks, "artifacts/filter", artifacts={"key": {"any_": ["drift-two-weeks"]}}, sort="CREATED_DESC")
+    shows(f"/artifacts/artifact/{found[0]['id']}", "column", "importance", "since", "aircraft_arrival_delay_last_24h")
+    frame = browser.find_element(By.CSS_SELECTOR, ".p-table")
+    assert browser.execute_script("return arguments[0].scrollWidth <= arguments[0].clientWidth", frame)
+
+
 def test_the_automation_that_started_the_retrain_is_shown(shows: Callable[..., str]) -> None:
     shows("/automations", "retrain flights when monitoring asks for it", "roll out an accepted candidate")
 

@@ -452,7 +452,7 @@ def test_a_report_is_drawn_anew_when_the_last_one_does_not_show_what_moved(
         monkeypatch.setattr(monitor, name, answer)
     monkeypatch.setattr(monitor, "read_last_report", monitor.read_last_report.fn)
     features = tuple(FeatureDrift(name, 0.3, 0.0, 0.0, Status.FAIL, "moved") for name in sorted(moved))
-    check = SimpleNamespace(drift=DriftVerdict(verdict, features), reference=None, newest=None)
+    check = SimpleNamespace(drift=DriftVerdict(verdict, features))
     found = asyncio.run(monitor.show_drift("shop", PIPELINE, check, Model(version, "file:///1"), later))
     if is_drawn is None:
         assert found is None

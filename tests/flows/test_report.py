@@ -53,7 +53,7 @@ def use(monkeypatch: pytest.MonkeyPatch, home: Path, tracking_uri: str) -> Path:
 
 
 def write(it: World, model: Model, as_of: datetime = AS_OF) -> ReportLinks:
-    made = report.write_report.fn("flights", it.drift, it.reference, it.current, it.now, model, as_of)
+    made = report.write_report.fn("flights", it.drift, it.now, model, as_of)
     found = asyncio.run(made)
     assert isinstance(found, ReportLinks)
     return found

@@ -13,6 +13,7 @@ from flows import score as flow
 from perennial.errors import StageError, UsageError
 from pipelines.spec import Feature
 from validation.alert_log import read_sent
+from validation.alerts import Finding
 from validation.contract import fingerprint
 from validation.quarantine import QUARANTINE
 
@@ -61,7 +62,10 @@ def test_a_batch_that_fails_stops_tells_and_is_taken_up_without_its_bad_rows(
     (sent,) = read_sent(open_lake(tmp_path)).iter_rows(named=True)
     assert (sent["check"], sent["severity"], sent["kind"]) == ("scoring", "CRITICAL", "alert")
     assert "none of 5 rows was scored" in sent["headline"]
-    assert sent["decision"] == "The 2 rows that failed go to quarantine, the next run scores the others"
+    assert sent["decision"] == (
+        "The 2 rows that failed go to quarantine (`perennial contract quarantine shop` lists them), "
+        "the next run scores the others"
+    )
     visit(tmp_path, 3, fay=50)
     assert score(tmp_path, 4, announce=announce).scored_rows == 4
     assert scored(tmp_path) == ["ann", "bob", "cid", "fay"]
@@ -133,8 +137,16 @@ def test_a_changed_contract_tries_what_the_old_one_refused_again(tmp_path: Path)
 def test_a_column_the_features_no_longer_make_stops_the_batch_and_blames_no_row(tmp_path: Path) -> None:
     visit(tmp_path, 1, ann=10)
     gone = shop_spec(KEY, BASKET.model_copy(update={"column": "basket_usd"}))
+    findings: list[Finding] = []
+
+    async def send(_: str, __: Any, found: tuple[Finding, ...], *___: Any) -> None:
+        findings.extend(found)
+
     with pytest.raises(StageError, match=r"column 'basket_usd' is missing.*All rows wait"):
-        score(tmp_path, 2, gone)
+        score(tmp_path, 2, gone, send_alerts=send)
+    assert [(f.check, f.case) for f in findings] == [("scoring", "columns")], (
+        "people are not sent to the source of the rows"
+    )
     assert aside(tmp_path) == []
     assert score(tmp_path, 3).scored_rows == 1
 

@@ -68,6 +68,17 @@ def test_a_key_predicted_twice_is_judged_once(lake: Lake) -> None:
     assert judge().verdict.measurements["rows"] == 1
 
 
+def test_the_sentence_says_how_to_see_the_rows_of_the_window_that_are_in_quarantine(lake: Lake) -> None:
+    told = "`perennial contract quarantine shop` lists what is in quarantine, 2 rows of this window"
+    lake.append(PREDICTIONS, as_predicted(feature_rows(["o1", "o2"], [3, 3]), OURS))
+    assert "quarantine shop" not in judge().verdict.reason
+    refuse(lake, ["o3", "o4"])
+    assert judge().verdict.reason.endswith(f"; {told}")
+    # One of them was let pass later, by another contract.
+    lake.append(PREDICTIONS, as_predicted(feature_rows(["o3"], [2]), "another"))
+    assert judge().verdict.reason.endswith(told.replace("2 rows", "1 row"))
+
+
 def test_a_key_predicted_at_two_times_is_judged_twice(lake: Lake) -> None:
     for hours_before in (3, 27):
         lake.append(PREDICTIONS, as_predicted(feature_rows(["o1"], [hours_before]), None))

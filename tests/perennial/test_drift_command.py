@@ -16,6 +16,7 @@ import pytest
 from features.labels import PREDICTIONS
 from features.lake import Lake
 from flows.drift import reference_files
+from perennial.drift_commands import longest_within
 from perennial.scaffold import init_pipeline
 from perennial.settings import Settings
 from perennial.template.pipeline import PIPELINE
@@ -108,6 +109,33 @@ def test_a_window_may_be_chosen(home: Path) -> None:
     hours = call(home, "shop", "--as-of", NOW.isoformat(), "--window", "12h")
     assert "2026-02-09 12:00 to 2026-02-10 00:00" in hours.stdout
     assert hours.stdout.splitlines()[-1].startswith(("FAIL. 1 of", "INCONCLUSIVE. "))
+
+
+def test_a_window_that_is_longer_than_the_predictions_reach_back_says_which_is_the_longest(home: Path) -> None:
+    refused = call(home, "shop", "--as-of", NOW.isoformat(), "--window", "400d")
+    assert refused.returncode == 2
+    assert refused.stderr.strip() == (
+        "perennial: --window 400d is longer than there are predictions: the first is of 2026-01-29 00:00 UTC. The longest "
+        "window that they fill until 2026-02-10 00:00 is 12d; write --window 12d, or shorter"
+    )
+    # What it says is taken, and so is a day more: a tenth of a window may be empty.
+    for window in ("12d", "13d"):
+        taken = call(home, "shop", "--as-of", NOW.isoformat(), "--window", window)
+        assert "none of 8 columns drifted in 5760 rows" in taken.stdout, taken.stderr
+
+
+@pytest.mark.parametrize(
+    ("there", "longest"),
+    [
+        (timedelta(hours=1), "1h"),
+        (timedelta(hours=11), "8h"),
+        (timedelta(hours=23), "12h"),
+        (timedelta(hours=24), "1d"),
+        (timedelta(days=3, hours=23), "3d"),
+    ],
+)
+def test_the_longest_window_is_of_whole_days_or_of_hours_that_divide_one(there: timedelta, longest: str) -> None:
+    assert longest_within(there) == longest
 
 
 def test_a_window_without_rows_is_inconclusive_and_no_pass(home: Path) -> None:

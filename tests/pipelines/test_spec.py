@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from perennial.template.pipeline import PIPELINE
 from pipelines.spec import (
     DriftPolicy,
     EventSpec,
+    Expectation,
     Feature,
     PerformancePolicy,
     PipelineSpec,
@@ -143,3 +146,49 @@ def test_a_warning_that_comes_after_drift_is_refused(limits: dict[str, float], t
     with pytest.raises(ValidationError, match=told):
         DriftPolicy(**limits)
     assert DriftPolicy(warn_at=0.25, share_warn_at=0.1).drift_at == 0.25
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ({"kind": "between"}, "x: between has neither a minimum nor a maximum; give it one"),
+        (
+            {"kind": "between", "minimum": 9, "maximum": 0.5},
+            "x: minimum 9 is above maximum 0.5, so no value is valid; swap or mend them",
+        ),
+        ({"kind": "between", "maximum": math.nan}, "x: maximum is nan, which no value reaches; make it a number"),
+        ({"kind": "in_set"}, "x: in_set has no values; name those that are valid"),
+        ({"kind": "matches"}, "x: matches has no pattern; give it a regular expression"),
+        ({"kind": "matches", "pattern": "("}, "the pattern '(' is no regular expression (missing ), "),
+        # It compiles by itself, but not as a part, and only as a part can it be asked of the whole value.
+        ({"kind": "matches", "pattern": "a(?i)b"}, "the pattern 'a(?i)b' is no regular expression ("),
+        (
+            {"kind": "not_null", "mostly": -0.5},
+            "x: mostly is -0.5; make it a share above 0 and at most 1, such as 0.99",
+        ),
+        ({"kind": "not_null", "mostly": 99}, "x: mostly is 99; make it a share above 0"),
+        ({"kind": "not_null", "mostly": math.nan}, "x: mostly is nan; make it a share above 0"),
+    ],
+)
+def test_a_line_of_the_contract_that_nothing_can_meet_is_refused_when_it_is_read(
+    line: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(ValidationError, match=re.escape(told)):
+        Expectation(column="x", **line)
+
+
+def test_bounds_that_meet_in_one_value_are_taken() -> None:
+    assert Expectation(column="x", kind="between", minimum=7, maximum=7).minimum == 7
+
+
+def test_a_contract_that_nothing_can_meet_is_told_with_its_file_and_line(tmp_path: Path) -> None:
+    folder = tmp_path / "upside_down"
+    folder.mkdir()
+    (folder / "__init__.py").touch()
+    line = 'Expectation(column="price", kind="between", minimum=9, maximum=0)'
+    (folder / "contract.py").write_text(f"from pipelines.spec import Expectation\n\nCONTRACT = ({line},)\n")
+    (folder / "pipeline.py").write_text("from .contract import CONTRACT\n")
+    add_pipelines_dir(tmp_path)
+    told = r"^pipelines/upside_down/contract\.py:3: price: minimum 9 is above maximum 0, .*; correct it$"
+    with pytest.raises(UsageError, match=told):
+        load_pipeline("upside_down")

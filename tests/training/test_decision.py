@@ -168,6 +168,12 @@ def test_a_retrain_always_has_a_trigger_and_never_a_hindrance(
             replace(HISTORY, last_attempt=NOW - 13 * DAY),
             "no retrain: the last attempt was 13.0 d ago, cooldown 14.0 d",
         ),
+        # What it fails stands above it in the alert.
+        (
+            {**DRIFTED, "data": Verdict(Status.FAIL, "30 % of rows")},
+            HISTORY,
+            "no retrain: the data fails its contract: mend its source or the contract, or retrain by hand",
+        ),
     ],
 )
 def test_an_alert_tells_the_decision_in_a_few_words(

@@ -8,9 +8,12 @@ from datetime import UTC, datetime
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given
+from typer.core import TyperGroup
+from typer.main import get_command
 
-from validation.alert_text import harmless, markdown, text, title
-from validation.alerts import Alert, Finding, Kind, Moved, Severity
+from perennial.cli import app
+from validation.alert_text import ELSE, NEXT, harmless, markdown, text, title
+from validation.alerts import Alert, Case, Finding, Kind, Moved, Severity
 
 AT = datetime(2026, 5, 1, 12, 30, tzinfo=UTC)
 SINCE = datetime(2026, 4, 30, 9, tzinfo=UTC)
@@ -51,6 +54,50 @@ def test_the_text_says_what_moved_how_much_since_when_what_was_decided_where_the
     assert lines[14].startswith("What to do: ")
     assert "perennial retrain shop" in lines[14]
     assert len(lines) == 15
+
+
+@pytest.mark.parametrize(
+    ("case", "told"),
+    [
+        ("wrong", "WARNING shop: drift"),
+        ("missing", "WARNING shop: drift"),
+        ("watched", "WARNING shop: drift, watched"),
+        ("silent", "WARNING shop: drift not judged"),
+        ("broken", "WARNING shop: drift could not be checked"),
+    ],
+)
+def test_nobody_takes_for_drift_what_is_none(case: Case, told: str) -> None:
+    finding = Finding("drift", Severity.WARNING, "so it is", case=case)
+    assert title(alert(finding)) == told
+    assert title(alert(finding, "recovery")) == "Recovered: shop: drift"
+    do = text(alert(finding)).splitlines()[-1]
+    assert ("perennial retrain shop" in do) is (case == "wrong"), "of the rest a retrain learns nothing"
+
+
+def test_every_kind_of_finding_has_a_next_step_of_its_own() -> None:
+    kinds: list[tuple[str, Case]] = [("drift", "missing"), ("drift", "watched"), ("scoring", "columns")]
+    cases: tuple[Case, ...] = ("wrong", "silent", "broken")
+    kinds += [(check, case) for check in ("data", "drift", "performance") for case in cases]
+    kinds += [("scoring", "wrong"), ("scoring", "broken")]
+    steps = {
+        (check, case): text(alert(Finding(check, Severity.WARNING, "so it is", case=case))).splitlines()[-1]
+        for check, case in kinds
+    }
+    unknown = text(alert(Finding("freshness", Severity.INFO, "old"))).splitlines()[-1]
+    assert all(step.startswith("What to do: ") and step != unknown for step in steps.values())
+    # What keeps a check from running is the same for all that `monitor` makes.
+    alike = {steps[check, "broken"] for check in ("data", "drift", "performance")}
+    assert (len(alike), len(set(steps.values()))) == (1, len(kinds) - 2)
+
+
+@pytest.mark.parametrize("told", sorted({*(do for some in NEXT.values() for do in some.values()), ELSE}))
+def test_every_command_that_an_alert_names_is_one(told: str) -> None:
+    for named in re.findall("`perennial ([^`]+)`", told.replace("{pipeline}", "shop")):
+        words, command = named.split(), get_command(app)
+        assert isinstance(command, TyperGroup)
+        while isinstance(command, TyperGroup):
+            command = command.commands[words.pop(0)]
+        command.make_context("perennial", words)  # which refuses what it does not take
 
 
 def test_a_recovery_says_how_it_is_now_and_asks_for_nothing() -> None:

@@ -8,13 +8,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import hypothesis.strategies as st
+import polars as pl
 import pytest
 from hypothesis import example, given
 
-from pipelines.spec import AlertPolicy
+from pipelines.spec import AlertPolicy, DriftPolicy, Feature
 from validation.alerts import Alert, Finding, Kind, Moved, Severity, Told, due, findings_of, told_by, unjudged
-from validation.drift import DriftVerdict, FeatureDrift
+from validation.drift import DriftVerdict, FeatureDrift, detect_drift
+from validation.profile import build_reference, profile
 from validation.verdict import Status, Verdict
+from validation.windows import Window
 
 T0 = datetime(2026, 5, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -267,7 +270,9 @@ def test_findings_are_the_checks_that_fail_or_could_not_run() -> None:
         ),
     )
     data, drifted, old = findings_of(verdicts, moved, since={"drift": T0}, links={"data": "http://docs/data"})
-    assert data == Finding("data", Severity.WARNING, "the check could not run: no contract", link="http://docs/data")
+    assert data == Finding(
+        "data", Severity.WARNING, "the check could not run: no contract", link="http://docs/data", case="broken"
+    )
     assert (drifted.severity, drifted.headline, drifted.since) == (
         Severity.WARNING,
         "2 of 4 columns drifted",
@@ -284,8 +289,42 @@ def test_a_check_without_a_verdict_for_longer_than_its_patience_is_a_finding() -
     since = {"data": T0 + HOUR, "drift": T0, "labels": T0, "performance": T0}
     assert unjudged(verdicts, since, patience, T0 + 6 * HOUR) == ()
     (drift_,) = unjudged(verdicts, since, patience, T0 + 7 * HOUR)
-    assert (drift_.check, drift_.severity, drift_.since) == ("drift", Severity.WARNING, T0)
+    assert (drift_.check, drift_.severity, drift_.since, drift_.case) == ("drift", Severity.WARNING, T0, "silent")
     assert drift_.headline == f"drift has not been judged since {T0:%Y-%m-%d %H:%M} UTC: no rows"
+
+
+def drift_of(before: list[float | None], now: list[float | None]) -> Finding:
+    """What is told of a column that moved; the score has not."""
+
+    def frame(values: list[float | None]) -> pl.DataFrame:
+        return pl.DataFrame({"x": pl.Series(values, dtype=pl.Float64), "score": [0.0, 1.0] * (len(values) // 2)})
+
+    policy = DriftPolicy(persistence=1)
+    reference = build_reference(frame(before), [Feature(name="x", kind="numeric")], policy)
+    found = detect_drift(reference, [Window.of_rows(profile(frame(now), reference))], policy)
+    (told_of,) = findings_of({"drift": found.verdict}, found)
+    assert [m.name for m in told_of.moved] == ["x"]
+    return told_of
+
+
+@pytest.mark.parametrize(
+    ("now", "case"),
+    [
+        ([1.0, None] * 600, "missing"),
+        ([None] * 1_200, "missing"),
+        ([5.0, None] * 600, "wrong"),
+        ([5.0] * 1_200, "wrong"),
+    ],
+    ids=["half are gone", "all are gone", "half are gone and the others moved", "all have moved"],
+)
+def test_drift_that_is_nothing_but_values_that_are_gone_is_told_as_such(now: list[float | None], case: str) -> None:
+    assert drift_of([1.0] * 1_190 + [5.0] * 10, now).case == case
+
+
+def test_values_that_come_back_are_not_told_as_gone() -> None:
+    found = drift_of([1.0, 2.0, None] * 400, [1.0, 2.0] * 600)
+    assert "rows without a value 33.3% -> 0.0%" in found.moved[0].how
+    assert found.case == "wrong"
 
 
 def test_bad_data_and_bad_answers_are_critical() -> None:

@@ -14,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from perennial.errors import UsageError
 from pipelines.spec import Expectation
 from validation.contract import FAILED, SLICE_ROWS, Met, describe, fingerprint, too_many, validate
 from validation.suite import compile_suite
@@ -216,21 +215,6 @@ def test_a_column_called_like_the_reason_is_replaced_by_it():
     batch = flights(**{FAILED: ["old"] * 4}, origin=["JFK", "BOS", "JFK", "JFK"])
     found = validate(batch, (ORIGIN,), "departures")
     assert found.quarantined[FAILED].to_list() == ["origin in {JFK, LGA, EWR}"]
-
-
-@pytest.mark.parametrize(
-    ("expectation", "told"),
-    [
-        (Expectation(column="x", kind="between"), "a minimum or a maximum"),
-        (Expectation(column="x", kind="in_set"), "values"),
-        (Expectation(column="x", kind="matches"), "a pattern"),
-        (Expectation(column="x", kind="matches", pattern="("), "regular expression"),
-        (Expectation(column="x", kind="matches", pattern="a(?i)b"), "regular expression"),
-    ],
-)
-def test_an_expectation_that_lacks_what_it_needs_is_refused(expectation, told):
-    with pytest.raises(UsageError, match=told):
-        validate(flights(), (expectation,), "departures")
 
 
 batches = st.lists(

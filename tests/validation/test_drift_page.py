@@ -38,7 +38,7 @@ class Page(HTMLParser):
 
 
 def page_of(it: World, facts: PageFacts = FACTS) -> Page:
-    return Page(drift_page(it.drift, it.reference, it.current, facts))
+    return Page(drift_page(it.drift, facts))
 
 
 def test_the_page_says_what_moved_and_draws_each_column_that_did_and_the_score() -> None:
@@ -77,7 +77,7 @@ def test_a_thousand_columns_give_a_page_of_bounded_size_that_says_what_it_leaves
     reference = build_reference(before, [Feature(name=c, kind="numeric") for c in many], DriftPolicy())
     current = profile(now, reference)
     drift = detect_drift(reference, [Window.of_rows(current)], DriftPolicy())
-    page = Page(drift_page(drift, reference, current, FACTS))
+    page = Page(drift_page(drift, FACTS))
     assert len(page.all("img")) == MAX_PLOTS
     assert "score" in [f.feature for f in plotted(drift)]
     assert (

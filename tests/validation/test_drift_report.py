@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 from datetime import UTC, datetime
+from html import unescape
 
 import numpy as np
 import polars as pl
@@ -10,7 +12,7 @@ import pytest
 
 from perennial.errors import UsageError
 from validation.drift import DriftVerdict, FeatureDrift
-from validation.report import drift_markdown, drift_table, write_drift_report
+from validation.report import drift_table, drift_table_markdown, narrow_table, write_drift_report
 from validation.verdict import Status, Verdict
 
 MOVED = FeatureDrift(
@@ -44,30 +46,44 @@ def test_the_table_says_how_much_the_model_makes_of_a_column_and_since_when_it_m
     assert (drift_table(known)[0]["importance"], drift_table(known)[0]["since"]) == ("12.5%", "2013-03-05 06:00")
 
 
-def test_the_summary_says_what_moved_when_and_how_much():
-    window = (datetime(2013, 3, 1, tzinfo=UTC), datetime(2013, 3, 8, tzinfo=UTC))
-    lines = drift_markdown(VERDICT, pipeline="flights", window=window).splitlines()
-    assert lines[0] == "## The data has moved: flights, 2013-03-01 00:00 to 2013-03-08 00:00 UTC"
-    assert lines[2] == "1 of 4 columns drifted."
-    assert [line.split(" | ")[0] for line in lines[6:]] == ["| origin", "| distance", "| hour", "| gust"]
+def test_the_summary_is_a_table_without_sentences_and_below_it_why():
+    since = datetime(2013, 3, 5, 6, tzinfo=UTC)
+    moved = DriftVerdict(VERDICT.verdict, (replace(MOVED, since=since), *VERDICT.features[1:]))
+    lines = drift_table_markdown(moved).splitlines()
+    assert lines[0] == "| column | state | PSI | missing | importance | since |"
+    assert lines[2:7] == [
+        "| origin | drifted | 0.312 | 0.0% -\\> 5.1% | - | 2013-03-05 06:00 |",
+        "| distance | watched | 0.150 | 0.0% -\\> 0.0% | - |  |",
+        "| hour | stable | 0.012 | 0.0% -\\> 0.0% | - |  |",
+        "| gust | not known | - | - -\\> - | - |  |",
+        "",
+    ]
+    assert lines[7].startswith("- origin, since 2013-03-05 06:00: PSI 0.312 \\>= 0.25, most by")
+    assert [line.partition(":")[0] for line in lines[8:]] == ["- distance", "- gust"]
+    assert [list(row) for row in narrow_table(moved)] == [
+        ["column", "state", "PSI", "missing", "importance", "since"]
+    ] * 4
+    assert max(len(cell) for row in narrow_table(moved) for cell in row.values()) <= 16
 
 
 def test_a_category_cannot_break_the_table():
-    row = drift_markdown(VERDICT, pipeline="flights").splitlines()[6]
-    assert "J\\|F\\*K" in row
-    assert row.replace("\\|", "").count("|") == 9
+    evil = replace(MOVED, feature="J|F*K")
+    lines = drift_table_markdown(DriftVerdict(VERDICT.verdict, (evil,))).splitlines()
+    assert lines[2].startswith("| J\\|F\\*K |")
+    assert lines[2].replace("\\|", "").count("|") == 7
+    assert "J\\|F\\*K" in lines[4]
 
 
 def test_a_long_table_is_cut_and_says_so():
-    told = drift_markdown(VERDICT, pipeline="flights", most=1)
+    told = drift_table_markdown(VERDICT, most=1)
     assert "distance" not in told
-    assert told.endswith("3 more columns moved less.\n")
+    assert "\n3 more columns moved less.\n" in told
 
 
 def test_without_columns_there_is_no_table():
     few = DriftVerdict(Verdict(Status.INCONCLUSIVE, "the current window has 3 rows"), ())
     assert drift_table(few) == []
-    assert "|" not in drift_markdown(few, pipeline="flights")
+    assert drift_table_markdown(few) == ""
 
 
 def rows(n, seed, shift=0.0):
@@ -96,6 +112,16 @@ def test_evidently_draws_what_it_can_and_the_rest_is_named(tmp_path):
     assert "<html" in page
     for shown in found.columns:
         assert shown in page
+
+
+@pytest.mark.parametrize("back", [None, "drift.html"])
+def test_evidentlys_page_says_first_that_the_verdict_is_not_its_own(tmp_path, back):
+    path = tmp_path / "page.html"
+    write_drift_report(rows(400, 1), rows(300, 2), path, back=back, max_rows=200)
+    body = path.read_text(encoding="utf-8").partition("<body>")[2]
+    told = unescape(re.sub("<[^>]*>", "", body.partition("</p>")[0]))
+    assert told.startswith("This page is to look at, not perennial's verdict")
+    assert ('<a href="drift.html">' in body) is (back is not None)
 
 
 @pytest.mark.parametrize("sides", [(0, 300), (300, 0), (0, 0)])

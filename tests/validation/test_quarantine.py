@@ -7,11 +7,12 @@ from typing import Any
 import polars as pl
 import pytest
 
+from features.labels import PREDICTIONS
 from features.lake import APPEND_TRIES, Lake
 from perennial.errors import ConflictError
 from perennial.settings import Settings
 from validation.contract import FAILED
-from validation.quarantine import QUARANTINE, keep_aside, quarantined, quarantined_keys
+from validation.quarantine import QUARANTINE, failures, keep_aside, quarantined, quarantined_keys, still_aside
 
 NOW = datetime(2026, 1, 8, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -96,3 +97,30 @@ def test_writers_that_come_in_between_for_ever_are_told_of(lake: Lake, monkeypat
     with pytest.raises(ConflictError):
         keep_aside(lake, rows("ann"), "c1", NOW)
     assert kept(lake) == [(f"n{i}", "c1") for i in range(APPEND_TRIES)]
+
+
+def test_what_is_still_aside_is_without_those_that_another_contract_let_pass_the_newest_event_first(lake: Lake) -> None:
+    assert still_aside(lake, NOW).is_empty()
+    keep_aside(lake, rows("ann", None, "bob"), "c1", NOW)
+    keep_aside(lake, rows("cid", at=NOW + HOUR), "c1", NOW + HOUR)
+    assert still_aside(lake, NOW + HOUR)["entity_key"].to_list() == ["cid", "ann", None, "bob"]
+    assert still_aside(lake, NOW)["entity_key"].to_list() == ["ann", None, "bob"]
+    # A prediction of the same key at another time is of another row.
+    both = pl.concat([rows("bob"), rows("ann", at=NOW + HOUR)]).drop(FAILED)
+    lake.append(PREDICTIONS, both.with_columns(score=pl.lit(0.5)))
+    assert still_aside(lake, NOW + HOUR)["entity_key"].to_list() == ["cid", "ann", None]
+
+
+@pytest.mark.parametrize(
+    ("told", "found"),
+    [
+        ("price at least 0", [("price at least 0", "price")]),
+        ("price at least 0; size unique", [("price at least 0", "price"), ("size unique", "size")]),
+        # A set's values and a pattern may hold what parts the expectations.
+        ("size in {a; b}; price not null", [("size in {a; b}", "size"), ("price not null", "price")]),
+    ],
+)
+def test_what_a_row_failed_is_told_expectation_by_expectation_with_its_column(
+    told: str, found: list[tuple[str, str]]
+) -> None:
+    assert list(failures(told, {"price", "size"})) == found
