@@ -169,12 +169,12 @@ def _make_account(connection: psycopg.Connection[Any], account: Account, databas
     from psycopg import sql
 
     user, name = sql.Identifier(account.user), sql.Identifier(database)
-    if not connection.execute("SELECT FROM pg_roles WHERE rolname = %s", (account.user,)).fetchone():
+    if not connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (account.user,)).fetchone():
         connection.execute(sql.SQL("CREATE ROLE {} LOGIN").format(user))
     connection.execute(sql.SQL("ALTER ROLE {} LOGIN PASSWORD {}").format(user, sql.Literal(password)))
     # Who gives a database away must be a member of who gets it.
     connection.execute(sql.SQL("GRANT {} TO CURRENT_USER").format(user))
-    if not connection.execute("SELECT FROM pg_database WHERE datname = %s", (database,)).fetchone():
+    if not connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", (database,)).fetchone():
         connection.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(name, user))
     connection.execute(sql.SQL("ALTER DATABASE {} OWNER TO {}").format(name, user))
     connection.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(name))
