@@ -71,6 +71,19 @@ def checkov() -> Callable[[Path], subprocess.CompletedProcess[str]]:
 
 
 @pytest.fixture(scope="session")
+def tools() -> Callable[[str, str], Path]:
+    """A command of one of the environments that `make test-infra` makes, by environment and name."""
+
+    def find(environment: str, name: str) -> Path:
+        program = emulators.TOOLS / environment / "bin" / name
+        if not program.exists():
+            missing(f"{name} is not installed: {program} is missing; `make test-infra` installs it")
+        return program
+
+    return find
+
+
+@pytest.fixture(scope="session")
 def figures() -> Callable[[str], None]:
     """Tell a figure, to be printed after the tests."""
     return FIGURES.append

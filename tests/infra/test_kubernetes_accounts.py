@@ -177,7 +177,9 @@ def job(
         "ALERT_URLS_SECRET_ARN": None,
     }
     arns = {
-        name: secrets.create_secret(Name=f"{name}-{uuid.uuid4().hex}", **({"SecretString": value} if value else {}))["ARN"]
+        name: secrets.create_secret(Name=f"{name}-{uuid.uuid4().hex}", **({"SecretString": value} if value else {}))[
+            "ARN"
+        ]
         for name, value in made.items()
     }
     shutil.copy(tls[0], tmp_path / "ca.crt")
@@ -265,7 +267,9 @@ def test_what_is_wrong_is_told_in_a_sentence_and_without_a_password(job: Job, ap
         return str(told.value)
 
     assert "DATABASE_HOST is not set" in refused(UsageError, DATABASE_HOST="")
-    assert "ResourceNotFoundException" in refused(StateError, DATABASE_SECRET_ARN="arn:aws:secretsmanager:us-east-1:1:secret:x")
+    assert "ResourceNotFoundException" in refused(
+        StateError, DATABASE_SECRET_ARN="arn:aws:secretsmanager:us-east-1:1:secret:x"
+    )
     job.rotate("not-yet-in-the-database")
     told = refused(UnreachableError)
     assert "password authentication failed" in told

@@ -32,8 +32,6 @@ def certificate(folder: Path) -> tuple[Path, Path]:
     crt, pem = folder / "tls.crt", folder / "tls.key"
     crt.write_bytes(made.public_bytes(serialization.Encoding.PEM))
     pem.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
     return crt, pem
