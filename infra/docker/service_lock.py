@@ -21,7 +21,7 @@ IMPORTS = (
 )
 # Imported where they happen to be installed, and missed by nobody; tests/infra/test_images.py serves requests without them.
 NOT_NEEDED = frozenset(
-    "cloudpickle duckdb multipart mypy-extensions opentelemetry-sdk opentelemetry-semantic-conventions pydantic-extra-types "
+    "cloudpickle multipart mypy-extensions opentelemetry-sdk opentelemetry-semantic-conventions pydantic-extra-types "
     "pysocks rich setuptools sniffio ujson watchfiles".split()
 )
 

@@ -38,7 +38,7 @@ from rollout.ledger import Ledger, Model
 ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "infra" / "docker"
 SERVICE_LOCK = DOCKER / "service.lock"
-READY_WITHIN_S = 60
+READY_WITHIN_S = 20
 GOAL_MB = 300
 
 pytestmark = pytest.mark.infra
