@@ -73,7 +73,11 @@ def _told(uri: str, error: Exception) -> UsageError | UnreachableError:
     from botocore.exceptions import ClientError, NoCredentialsError, NoRegionError, ParamValidationError
 
     if isinstance(error, ClientError) and error.response["ResponseMetadata"]["HTTPStatusCode"] < 500:
-        return UsageError(f"S3 refuses {uri} ({error.response['Error']['Code']}); look at the bucket's name and your rights")
+        return UsageError(
+            f"S3 refuses {uri} ({error.response['Error']['Code']}); look at the bucket's name and your rights"
+        )
     if isinstance(error, (NoCredentialsError, NoRegionError, ParamValidationError)):
-        return UsageError(f"S3 cannot be asked for {uri} ({error}); set AWS_REGION and give this program keys or a role")
+        return UsageError(
+            f"S3 cannot be asked for {uri} ({error}); set AWS_REGION and give this program keys or a role"
+        )
     return UnreachableError(f"S3 does not answer for {uri} ({error}); look at the network and try again")

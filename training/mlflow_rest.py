@@ -158,7 +158,9 @@ def copy_folder(folder: Path, target: str) -> None:
         for path in sorted(folder.iterdir()):
             filesystem.put_file(str(path), f"{place}/{path.name}")
     except (ImportError, ValueError) as error:
-        raise UsageError(f"artifacts cannot be written to {target}: {error}; give MLflow a file:// or s3:// root") from error
+        raise UsageError(
+            f"artifacts cannot be written to {target}: {error}; give MLflow a file:// or s3:// root"
+        ) from error
     except OSError as error:
         raise UnreachableError(f"artifacts cannot be written to {target}: {error}") from error
 

@@ -308,7 +308,7 @@ MLFLOW, PREFECT, SCORING, PUSHGATEWAY, FOLLOWER = 5000, 4200, 8000, 9091, 9109
         ("prefect-worker", {PREFECT, HTTPS}),
         ("deployments", {PREFECT, HTTPS}),
         ("accounts", {POSTGRESQL, HTTPS}),
-        ("follower-flights", {KAFKA, POSTGRESQL, REDIS, HTTPS, 587}),
+        ("follower-flights", {KAFKA, POSTGRESQL, REDIS, HTTPS, 587, PREFECT, MLFLOW, SCORING, PUSHGATEWAY}),
         ("prometheus", {SCORING, PUSHGATEWAY, FOLLOWER}),
         ("pushgateway", set()),
         ("run-retrain", {KAFKA, POSTGRESQL, REDIS, HTTPS, 587, PREFECT, MLFLOW, SCORING, PUSHGATEWAY}),
