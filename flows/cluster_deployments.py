@@ -1,6 +1,7 @@
 """Tells a cluster's Prefect its work pool and deployments: `python -m flows.cluster_deployments FOLDER`.
 
-A job of infra/kubernetes. FOLDER holds work-pool.json, the base job template, and job-variables.yaml, what runs of a flow have in place of its defaults.
+A job of infra/kubernetes. FOLDER holds work-pool.json, the base job template, and job-variables.yaml, what runs of a flow have
+in place of its defaults.
 """
 
 from __future__ import annotations

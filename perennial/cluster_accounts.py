@@ -230,8 +230,12 @@ def _secret(arn: str, *, may_be_empty: bool = False) -> str:
     import boto3
     from botocore.exceptions import BotoCoreError, ClientError
 
+    if arn.count(":") < 6:
+        raise UsageError(f"{arn!r} is no ARN of a secret; write addresses.env anew: perennial infra outputs --env")
     try:
-        return str(boto3.client("secretsmanager").get_secret_value(SecretId=arn)["SecretString"])
+        # arn:aws:secretsmanager:REGION:ACCOUNT:secret:NAME
+        client = boto3.client("secretsmanager", region_name=arn.split(":")[3])
+        return str(client.get_secret_value(SecretId=arn)["SecretString"])
     except ClientError as error:
         code = error.response.get("Error", {}).get("Code", "")
         if may_be_empty and code == "ResourceNotFoundException":

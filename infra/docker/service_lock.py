@@ -20,10 +20,10 @@ IMPORTS = (
     *("perennial.s3", "onnxruntime", "psycopg", "psycopg_binary", "boto3", "httptools", "uvloop"),
 )
 # Imported where they happen to be installed, and missed by nobody; tests/infra/test_images.py serves requests without them.
-NOT_NEEDED = frozenset(
-    "cloudpickle multipart mypy-extensions opentelemetry-sdk opentelemetry-semantic-conventions pydantic-extra-types "
-    "pysocks rich setuptools sniffio ujson watchfiles".split()
-)
+NOT_NEEDED = {
+    *("cloudpickle", "multipart", "mypy-extensions", "opentelemetry-sdk", "opentelemetry-semantic-conventions"),
+    *("pydantic-extra-types", "pysocks", "rich", "setuptools", "sniffio", "ujson", "watchfiles"),
+}
 
 
 def main() -> None:

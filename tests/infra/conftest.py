@@ -71,6 +71,13 @@ def checkov() -> Callable[[Path], subprocess.CompletedProcess[str]]:
 
 
 @pytest.fixture(scope="session")
+def kubectl() -> None:
+    """It is installed: it renders infra/kubernetes, and asks no cluster for it."""
+    if shutil.which("kubectl") is None:
+        missing("kubectl is not installed; install 1.27 or newer for the tests of infra/kubernetes")
+
+
+@pytest.fixture(scope="session")
 def tools() -> Callable[[str, str], Path]:
     """A command of one of the environments that `make test-infra` makes, by environment and name."""
 

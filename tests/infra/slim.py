@@ -34,9 +34,16 @@ def link(names: set[str], folder: Path) -> None:
 
 
 def files(package: Distribution) -> list[tuple[str, Path]]:
-    """Where a package's files go below site-packages, and where they lie; not its commands, and nothing compiled."""
-    found = [(str(file), Path(str(file.locate()))) for file in package.files or ()]
-    return [(to, at) for to, at in found if not to.startswith("..") and not to.endswith(".pyc") and at.is_file()]
+    """Where a package's files go below site-packages, and where they lie; as in the image, without its tests and headers.
+
+    Without its commands and what is compiled, too.
+    """
+    found = [(file, Path(str(file.locate()))) for file in package.files or ()]
+    return [
+        (str(to), at)
+        for to, at in found
+        if not {"..", "tests", "include"} & set(to.parts) and to.suffix != ".pyc" and at.is_file()
+    ]
 
 
 def size_mb(name: str) -> float:

@@ -272,7 +272,7 @@ def test_what_an_image_copies_is_in_the_repository_and_sent_to_the_builder(file:
 
 
 def test_the_worker_has_every_package_and_the_service_those_that_it_imports() -> None:
-    listed = {name for name in os.listdir(ROOT) if (ROOT / name / "__init__.py").exists()}
+    listed = {file.parent.name for file in ROOT.glob("*/__init__.py")}
 
     def copied(name: str) -> set[str]:
         steps = instructions(DOCKER / f"{name}.Dockerfile")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 import tomllib
 from collections.abc import Callable
@@ -13,11 +12,24 @@ from typing import Any
 
 import pytest
 import yaml
-from manifests import IMAGE, KUBERNETES, OVERLAYS, ROOT, Manifest, containers, golden, job, job_variables, parse, pods
+from manifests import (
+    IMAGE,
+    KUBERNETES,
+    OVERLAYS,
+    ROOT,
+    Manifest,
+    containers,
+    golden,
+    job,
+    job_variables,
+    parse,
+    pods,
+    template,
+)
 from manifests import render as kustomize
-from manifests import template
 
 from flows.cluster_deployments import with_image, with_job_variables
+from perennial import cluster_accounts
 from perennial.errors import UsageError
 
 pytestmark = pytest.mark.infra
@@ -29,10 +41,8 @@ WITHOUT_A_ROLE = {"monitoring"}
 
 
 @pytest.fixture(scope="module", params=OVERLAYS)
-def rendered(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[Manifest]:
+def rendered(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, kubectl: None) -> list[Manifest]:
     """The manifests of an overlay, and the jobs of flow runs."""
-    if shutil.which("kubectl") is None:
-        pytest.skip("kubectl is not installed")
     manifests = parse(kustomize(request.param, tmp_path_factory.mktemp("rendered")))
     return [*manifests, *(named(job(flow), flow) for flow in ("retrain", "score"))]
 
@@ -50,11 +60,8 @@ def terraform(name: str) -> str:
     return (TERRAFORM / name).read_text()
 
 
-def test_what_is_rendered_is_what_was_last_looked_at() -> None:
-    if shutil.which("kubectl") is None:
-        pytest.skip("kubectl is not installed")
+def test_what_is_rendered_is_what_was_last_looked_at(kubectl: None) -> None:
     for file, content in golden():
-        assert yaml.safe_load_all(content) is not None
         differs = f"{file.name} differs; if it should: python tests/infra/manifests.py, and read git diff"
         assert list(yaml.safe_load_all(file.read_text())) == list(yaml.safe_load_all(content)), differs
 
@@ -346,11 +353,9 @@ def test_every_address_that_a_manifest_names_is_in_the_example(overlay: str) -> 
     # By the container itself, or by kustomize.
     asked = set(re.findall(r"\$\(([A-Z_]+)\)", text)) - {"DATABASE_URL"} | set(re.findall(r"data\.([A-Z_]+)", text))
     assert asked <= known, asked - known
-    from perennial import cluster_accounts
-
-    assert {n for n in re.findall(r'"([A-Z_]+_(?:HOST|PORT|NAME|ARN))"', Path(cluster_accounts.__file__).read_text())} - {
-        "KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT"
-    } <= known  # fmt: skip
+    source = Path(cluster_accounts.__file__).read_text()
+    wanted = {name for name in re.findall(r'"([A-Z_]+)"', source) if name.endswith(("_HOST", "_PORT", "_NAME", "_ARN"))}
+    assert {name for name in wanted if not name.startswith("KUBERNETES_")} <= known
 
 
 def test_no_password_is_in_a_manifest(rendered: list[Manifest]) -> None:

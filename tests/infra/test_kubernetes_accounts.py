@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import logging
 import os
@@ -13,7 +14,7 @@ import subprocess
 import tempfile
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -30,6 +31,8 @@ from tls import certificate
 from perennial.cluster_accounts import _run
 from perennial.errors import StateError, UnreachableError, UsageError
 from rollout.ledger import Ledger
+
+pytestmark = pytest.mark.infra
 
 TOKEN = "token-of-the-pod"
 OWNER, FIRST_PASSWORD = "perennial", "first:of@RDS/%"
@@ -63,7 +66,7 @@ def database(tls: tuple[Path, Path]) -> Iterator[Database]:
     with tempfile.TemporaryDirectory() as folder:
         user = "nobody" if os.geteuid() == 0 else None  # it refuses to run as root
         names = [shutil.copy(file, folder) for file in tls]
-        os.chmod(names[1], 0o600)
+        Path(names[1]).chmod(0o600)
         for name in [folder, *names] if user else []:
             shutil.chown(name, user)
 
@@ -96,18 +99,16 @@ class Api:
     )
 
     def value(self, secret: str, key: str) -> str:
-        import base64
-
         return base64.b64decode(self.secrets[secret][key]).decode()
 
 
 @pytest.fixture
 def api(tls: tuple[Path, Path]) -> Iterator[Api]:
     class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:  # noqa: N802
+        def do_GET(self) -> None:
             self.answer(None)
 
-        def do_PATCH(self) -> None:  # noqa: N802
+        def do_PATCH(self) -> None:
             assert self.headers["Content-Type"] == "application/merge-patch+json"
             self.answer(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
 
@@ -242,8 +243,6 @@ def test_a_changed_password_of_rds_is_nobodys_business_but_the_jobs(job: Job, ap
 
 
 def test_a_job_that_was_killed_before_it_set_a_password_sets_it_the_next_time(job: Job, api: Api) -> None:
-    import base64
-
     kept = f"postgresql+psycopg://mlflow:of-the-killed-run@127.0.0.1:{job.environment['DATABASE_PORT']}/mlflow?sslmode=require"
     api.secrets["mlflow-database"]["url"] = base64.b64encode(kept.encode()).decode()
     job.run()
@@ -270,6 +269,7 @@ def test_what_is_wrong_is_told_in_a_sentence_and_without_a_password(job: Job, ap
     assert "ResourceNotFoundException" in refused(
         StateError, DATABASE_SECRET_ARN="arn:aws:secretsmanager:us-east-1:1:secret:x"
     )
+    assert "'db-1a2b3c' is no ARN" in refused(UsageError, DATABASE_SECRET_ARN="db-1a2b3c")
     job.rotate("not-yet-in-the-database")
     told = refused(UnreachableError)
     assert "password authentication failed" in told

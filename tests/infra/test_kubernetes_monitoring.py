@@ -14,6 +14,8 @@ from manifests import KUBERNETES
 from features.metrics import StreamMetrics
 from serving.metrics import Metrics
 
+pytestmark = pytest.mark.infra
+
 CONFIGURATION = KUBERNETES / "base" / "prometheus.yml"
 RULES = KUBERNETES / "base" / "alerts.yml"
 
