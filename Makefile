@@ -22,7 +22,7 @@ up: $(STAMP) ## Start the local stack and keep it running until Ctrl-C (ARGS="--
 test: $(STAMP) ## Run the tests (ARGS="-k name" and other pytest options)
 	@$(BIN)/python -m pytest $(ARGS)
 
-test-infra: $(STAMP) $(TOOLS)/ministack/.installed $(TOOLS)/checkov/.installed ## Apply infra/terraform to emulators of AWS, look, destroy (six minutes; needs Terraform)
+test-infra: $(STAMP) $(TOOLS)/ministack/.installed $(TOOLS)/checkov/.installed $(TOOLS)/manifests/.installed ## Apply infra/terraform to emulators of AWS, look, destroy (six minutes; needs Terraform)
 	@PERENNIAL_INFRA=required $(BIN)/python -m pytest tests/infra -m infra $(ARGS)
 
 soak: $(STAMP) ## Kill the ingest 200 times instead of the tests' 50 (PERENNIAL_KILLS=1000 for more)
@@ -69,18 +69,19 @@ lock: ## Resolve pyproject.toml anew into requirements.lock
 	tools=$$(mktemp -d); trap 'rm -rf "$$tools"' EXIT; \
 	python3 -m venv "$$tools/venv"; \
 	"$$tools/venv/bin/python" -m pip install -qq --disable-pip-version-check uv; \
-	"$$tools/venv/bin/uv" pip compile pyproject.toml --quiet --upgrade --universal --python-version 3.11 --extra dev \
+	"$$tools/venv/bin/uv" pip compile pyproject.toml --quiet --upgrade --universal --python-version 3.11 --extra dev --extra kubernetes \
 	  --no-header --no-annotate --no-emit-index-url --no-emit-find-links -o "$$tools/resolved"; \
 	{ echo "# Made by 'make lock' from pyproject.toml, for Python 3.11 and newer on Linux and macOS; installed by pip."; \
 	  echo "# The packages named nvidia-*, cuda-* and triton are left out: pip takes them where torch's wheel asks for them,"; \
 	  echo "# and no gigabytes of them where it offers a CPU wheel."; \
 	  grep -Ev '^(nvidia-|cuda-|triton)' "$$tools/resolved"; } > requirements.lock; \
-	for tool in ministack checkov; do \
+	for tool in ministack checkov manifests; do \
 	  "$$tools/venv/bin/uv" pip compile tests/infra/$$tool.in --quiet --upgrade --universal --python-version 3.11 \
 	    --no-header --no-annotate --no-emit-index-url --no-emit-find-links -o "$$tools/resolved-$$tool"; \
 	  { echo "# Made by 'make lock' from $$tool.in; in an environment of its own, since it wants other versions than perennial does."; \
 	    cat "$$tools/resolved-$$tool"; } > tests/infra/$$tool.lock; \
 	done
+	@echo "infra/docker/service.lock comes of it: install it (make test), then run $(BIN)/python infra/docker/service_lock.py"
 
 clean: ## Remove the virtual environment, caches and local state of this checkout
 	rm -rf $(VENV) .perennial .mypy_cache .ruff_cache .pytest_cache .hypothesis perennial.egg-info build dist

@@ -40,8 +40,8 @@ def main() -> int:
             time.sleep(0.1)
     settings = get_current_settings()
     LocalFileSystem(basepath=str(settings.results.local_storage_path)).save(RESULTS_BLOCK, overwrite=True)
-    deployed = _prefect("--no-prompt", "deploy", "--all", "--prefect-file", prefect_file)
-    return deployed or _prefect("worker", "start", "--pool", pool, "--type", "process", "--name", name)
+    deployed = run_prefect("--no-prompt", "deploy", "--all", "--prefect-file", prefect_file)
+    return deployed or run_prefect("worker", "start", "--pool", pool, "--type", "process", "--name", name)
 
 
 def _answers(client: httpx.Client, url: str) -> bool:
@@ -51,7 +51,7 @@ def _answers(client: httpx.Client, url: str) -> bool:
         return False
 
 
-def _prefect(*arguments: str) -> int:
+def run_prefect(*arguments: str) -> int:
     """Run a `prefect` command in this process; its exit status."""
     from prefect.cli import app
 

@@ -138,8 +138,11 @@ def ingest(
     ] = None,
     metrics_port: Annotated[
         int | None,
-        typer.Option(help="With --follow: port of 127.0.0.1 where Prometheus is answered.", min=0, max=65_535),
+        typer.Option(help="With --follow: port where Prometheus is answered.", min=0, max=65_535),
     ] = None,
+    metrics_host: Annotated[
+        str, typer.Option(help="With --metrics-port: address to listen on, such as 0.0.0.0 in a container.")
+    ] = "127.0.0.1",
 ) -> None:
     """Take in what Kafka holds: event lake, features, online store."""
     now = moment(as_of) if as_of else None
@@ -155,7 +158,7 @@ def ingest(
             raise UsageError(f"--as-of {as_of} is of a run with an end; leave it out, or leave out --follow")
         from perennial.following import follow_pipeline
 
-        follow_pipeline(pipeline, every_s or 10.0, max_rows or 100_000, metrics_port)
+        follow_pipeline(pipeline, every_s or 10.0, max_rows or 100_000, metrics_port, metrics_host)
         return
     connect(pipeline)
     from flows.ingest import ingest as flow

@@ -15,13 +15,12 @@ from features.ingest import TopicIngest
 from features.metrics import StreamMetrics, observe, serve
 from flows.context import Context, open_context
 from perennial.errors import PerennialError
-from perennial.ports import HOST
 from perennial.wording import MOMENT, at, counted
 
 LOG = logging.getLogger(__name__)
 
 
-def follow_pipeline(pipeline: str, every_s: float, max_rows: int, metrics_port: int | None) -> None:
+def follow_pipeline(pipeline: str, every_s: float, max_rows: int, metrics_port: int | None, metrics_host: str) -> None:
     """Follow a pipeline's topics until SIGINT or SIGTERM; what was read by then is committed.
 
     Args:
@@ -29,11 +28,12 @@ def follow_pipeline(pipeline: str, every_s: float, max_rows: int, metrics_port: 
         every_s: seconds between two commits to the lake.
         max_rows: records after which a commit comes earlier.
         metrics_port: where Prometheus is answered, 0 for any free port; None = nowhere.
+        metrics_host: address of this machine at which it is.
     """
     _log_as_printed()
     context = open_context(pipeline)
     with ExitStack() as stack:
-        update = _serve_metrics(context, metrics_port, stack) if metrics_port is not None else None
+        update = _serve_metrics(context, metrics_host, metrics_port, stack) if metrics_port is not None else None
 
         def on_commit(committed: Committed) -> None:
             if line := told(committed):
@@ -57,9 +57,9 @@ def _log_as_printed() -> None:
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
 
 
-def _serve_metrics(context: Context, port: int, stack: ExitStack) -> Callable[[Committed], None]:
+def _serve_metrics(context: Context, host: str, port: int, stack: ExitStack) -> Callable[[Committed], None]:
     metrics = StreamMetrics(observe(context.lake, context.spec, {}), lambda: datetime.now(UTC))
-    address, end = serve(metrics, HOST, port)
+    address, end = serve(metrics, host, port)
     stack.callback(end)
     print(f"Metrics are at {address}", flush=True)
 

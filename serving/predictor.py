@@ -72,7 +72,7 @@ def load_predictor(uri: str) -> Predictor:
     """Load a bundle.
 
     Args:
-        uri: the bundle's folder as a path, a file:// URI, or any address fsspec can read (s3://...).
+        uri: the bundle's folder as a path, a file:// or s3:// URI, or any address fsspec can read.
 
     Raises:
         StateError: there is no bundle, or a half-written, damaged or newer one.
@@ -111,16 +111,23 @@ def read_bundle_file(uri: str, name: str) -> bytes:
             raise missing from None
         except OSError as error:
             raise StateError(f"{name} in the model bundle {uri} cannot be read: {error.strerror}") from error
+    address = f"{str(uri).rstrip('/')}/{name}"
+    if parts.scheme == "s3":
+        from perennial.s3 import read_object
+
+        try:
+            return read_object(address)
+        except FileNotFoundError:
+            raise missing from None
     import fsspec
 
-    address = f"{str(uri).rstrip('/')}/{name}"
     try:
         with fsspec.open(address, "rb") as file:
             return bytes(file.read())
     except FileNotFoundError:
         raise missing from None
     except (ImportError, ValueError) as error:
-        raise UsageError(f"model bundle {uri} cannot be read: {error}; s3:// needs `pip install s3fs`") from error
+        raise UsageError(f"model bundle {uri} cannot be read: {error}; give a path, file:// or s3://") from error
     except OSError as error:
         raise UnreachableError(f"the store of model bundle {uri} did not answer: {error}") from error
 

@@ -136,7 +136,7 @@ def as_uri(artifact_uri: str, tracking_uri: str) -> str:
 
 
 def copy_folder(folder: Path, target: str) -> None:
-    """Copy the files of a folder to a file:// address, or one of any store that fsspec can write to.
+    """Copy the files of a folder to a file:// or s3:// address, or one of any store that fsspec can write to.
 
     Raises:
         UsageError: the address is of a kind that cannot be written to.
@@ -146,13 +146,21 @@ def copy_folder(folder: Path, target: str) -> None:
         if target.startswith("file:"):
             shutil.copytree(folder, Path(unquote(urlsplit(target).path)), dirs_exist_ok=True)
             return
+        if target.startswith("s3:"):
+            from perennial.s3 import write_object
+
+            for path in sorted(folder.iterdir()):
+                write_object(path, f"{target.rstrip('/')}/{path.name}")
+            return
         import fsspec
 
         filesystem, place = fsspec.core.url_to_fs(target)
         for path in sorted(folder.iterdir()):
             filesystem.put_file(str(path), f"{place}/{path.name}")
     except (ImportError, ValueError) as error:
-        raise UsageError(f"artifacts cannot be written to {target}: {error}; s3:// needs `pip install s3fs`") from error
+        raise UsageError(
+            f"artifacts cannot be written to {target}: {error}; give MLflow a file:// or s3:// root"
+        ) from error
     except OSError as error:
         raise UnreachableError(f"artifacts cannot be written to {target}: {error}") from error
 

@@ -254,8 +254,15 @@ def test_a_scrape_sees_the_newest_state_and_the_clock_of_its_moment() -> None:
         httpx.get(address)
 
 
+@pytest.mark.parametrize(("where", "host"), [([], "127.0.0.1"), (["--metrics-host", "0.0.0.0"], "0.0.0.0")])
 def test_the_follower_answers_prometheus_while_it_follows(
-    kafka_settings: Settings, spec: PipelineSpec, viewed: EventSpec, produce: Produce, tmp_path: Path
+    kafka_settings: Settings,
+    spec: PipelineSpec,
+    viewed: EventSpec,
+    produce: Produce,
+    tmp_path: Path,
+    where: list[str],
+    host: str,
 ) -> None:
     produce(viewed.topic, {0: [view("a", 0)]})
     environment = {
@@ -268,13 +275,17 @@ def test_the_follower_answers_prometheus_while_it_follows(
     }
     command = [sys.executable, "-m", "perennial.cli", "ingest", spec.name, "--follow", "--metrics-port", "0"]
     follower = subprocess.Popen(
-        [*command, "--every-s", "0.2"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*command, *where, "--every-s", "0.2"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     try:
         assert follower.stdout is not None
         line = follower.stdout.readline()
-        assert line.startswith("Metrics are at http://127.0.0.1:"), line + (follower.stderr.read() if not line else "")
-        address = line.split()[-1]
+        assert line.startswith(f"Metrics are at http://{host}:"), line + (follower.stderr.read() if not line else "")
+        address = line.split()[-1].replace(host, "127.0.0.1")
         of = {"pipeline": spec.name, "topic": viewed.topic}
 
         def until(events: int) -> Values:

@@ -71,6 +71,26 @@ def checkov() -> Callable[[Path], subprocess.CompletedProcess[str]]:
 
 
 @pytest.fixture(scope="session")
+def kubectl() -> None:
+    """It is installed: it renders infra/kubernetes, and asks no cluster for it."""
+    if shutil.which("kubectl") is None:
+        missing("kubectl is not installed; install 1.27 or newer for the tests of infra/kubernetes")
+
+
+@pytest.fixture(scope="session")
+def tools() -> Callable[[str, str], Path]:
+    """A command of one of the environments that `make test-infra` makes, by environment and name."""
+
+    def find(environment: str, name: str) -> Path:
+        program = emulators.TOOLS / environment / "bin" / name
+        if not program.exists():
+            missing(f"{name} is not installed: {program} is missing; `make test-infra` installs it")
+        return program
+
+    return find
+
+
+@pytest.fixture(scope="session")
 def figures() -> Callable[[str], None]:
     """Tell a figure, to be printed after the tests."""
     return FIGURES.append

@@ -1,0 +1,28 @@
+# The scoring service, with the packages that it imports and no others (service.lock).
+# Built from the repository's root: docker build -f infra/docker/service.Dockerfile -t perennial/service:0.1.0 .
+FROM python:3.11.13-slim-bookworm AS build
+
+WORKDIR /build
+RUN python -m venv --without-pip /opt/venv
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+COPY infra/docker/service.lock ./
+# Tests and headers of packages are a tenth of their size, and nothing at run time reads them.
+RUN pip --python /opt/venv install --no-deps -r service.lock \
+    && find /opt/venv -type d \( -name tests -o -name include \) -prune -exec rm -rf {} +
+COPY pyproject.toml README.md LICENSE ./
+COPY perennial ./perennial
+COPY pipelines ./pipelines
+COPY features ./features
+COPY validation ./validation
+COPY rollout ./rollout
+COPY serving ./serving
+RUN pip --python /opt/venv install --no-deps .
+
+FROM python:3.11.13-slim-bookworm
+RUN useradd --uid 1000 --create-home --home-dir /home/perennial perennial
+COPY --from=build /opt/venv /opt/venv
+WORKDIR /home/perennial
+ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/tmp
+EXPOSE 8000
+USER 1000:1000
+CMD ["python", "-m", "serving", "--host", "0.0.0.0", "--port", "8000"]

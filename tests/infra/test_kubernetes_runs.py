@@ -1,0 +1,143 @@
+"""What the job `deployments` tells a real Prefect server, and what a run on spot does when it is asked to end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from manifests import IMAGE, KUBERNETES, ROOT, job_variables
+
+from perennial.ports import free_ports
+
+pytestmark = [pytest.mark.infra, pytest.mark.infra_apply]
+
+WITHIN_S = 120
+FLOW = """
+import time
+from prefect import flow
+
+@flow
+async def retrain():
+    print("has begun", flush=True)
+    time.sleep(600)
+"""
+
+
+@dataclass
+class Prefect:
+    """A server, and the environment in which programs find it."""
+
+    environment: dict[str, str]
+    http: httpx.Client
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        ran = subprocess.run(
+            [sys.executable, *arguments],
+            env=self.environment,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=WITHIN_S,
+        )
+        assert ran.returncode == 0, ran.stdout[-2000:] + ran.stderr[-2000:]
+        return ran
+
+    def ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        answer = self.http.request(method, path, json=body)
+        assert answer.is_success, answer.text
+        return answer.json()
+
+
+def until(true: Any, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + WITHIN_S
+    while not true():
+        assert time.monotonic() < deadline, log.read_text()[-2000:]
+        assert process.poll() is None, log.read_text()[-2000:]
+        time.sleep(0.1)
+
+
+@pytest.fixture(scope="module")
+def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect]:
+    folder, port = tmp_path_factory.mktemp("prefect"), free_ports().prefect
+    (folder / "spot_flow.py").write_text(FLOW)
+    environment = {
+        "PATH": os.environ.get("PATH", os.defpath),
+        "HOME": str(folder),
+        "PYTHONPATH": f"{ROOT}{os.pathsep}{folder}",
+        "PREFECT_HOME": str(folder),
+        "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+        "WORKER_IMAGE": IMAGE,
+    }
+    server_log = folder / "server.log"
+    with server_log.open("wb") as output:
+        command = [sys.executable, "-m", "flows.prefect_server", "--host", "127.0.0.1", "--port", str(port)]
+        server = subprocess.Popen(command, env=environment, cwd=ROOT, stdout=output, stderr=output)
+    http = httpx.Client(base_url=environment["PREFECT_API_URL"], trust_env=False, timeout=30)
+
+    def answers() -> bool:
+        try:
+            return http.get("/health").is_success
+        except httpx.HTTPError:
+            return False
+
+    try:
+        until(answers, server, server_log)
+        yield Prefect(environment, http)
+    finally:
+        http.close()
+        server.terminate()
+        server.wait(30)
+
+
+def test_the_work_pool_and_the_deployments_are_made_and_may_be_made_again(prefect: Prefect) -> None:
+    for _ in range(2):
+        prefect.run("-m", "flows.cluster_deployments", str(KUBERNETES / "base"))
+    pool = prefect.ask("GET", "/work_pools/perennial")
+    assert pool["type"] == "kubernetes"
+    assert pool["base_job_template"]["variables"]["properties"]["image"]["default"] == IMAGE
+    assert pool["base_job_template"]["job_configuration"]["job_manifest"]["spec"]["podReplacementPolicy"] == "Failed"
+    made = {one["entrypoint"].rpartition(".")[2]: one for one in prefect.ask("POST", "/deployments/filter", {})}
+    assert set(made) == {"ingest", "score", "monitor", "check", "retrain", "rollout"}
+    assert made["retrain"]["job_variables"] == job_variables()["retrain"]
+    assert made["score"]["job_variables"] == {}
+
+
+def test_a_run_that_is_asked_to_end_gives_itself_back_and_is_scheduled_again(prefect: Prefect, tmp_path: Path) -> None:
+    flow = prefect.ask("POST", "/flows/", {"name": "spot"})
+    deployment = {"name": "spot", "flow_id": flow["id"], "entrypoint": "spot_flow.retrain", "path": "."}
+    made = prefect.ask("POST", "/deployments/", deployment)
+    run = prefect.ask("POST", f"/deployments/{made['id']}/create_flow_run", {})
+    # As the job's manifest has it (test_kubernetes.py).
+    environment = {"PREFECT__FLOW_RUN_ID": run["id"], "PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR": "reschedule"}
+    log = tmp_path / "run.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "prefect", "flow-run", "execute"],
+            env={**prefect.environment, **environment},
+            cwd=ROOT,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    try:
+        until(lambda: "has begun" in log.read_text(), process, log)
+        asked = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0, log.read_text()[-2000:]
+        assert time.monotonic() - asked < job_variables()["retrain"]["grace_s"]
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    state = prefect.ask("GET", f"/flow_runs/{run['id']}")["state"]
+    assert (state["type"], state["name"]) == ("SCHEDULED", "AwaitingRetry")

@@ -1,0 +1,83 @@
+"""Objects in S3, against moto's server."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import boto3
+import pytest
+from moto.server import ThreadedMotoServer
+
+from perennial.errors import StateError, UnreachableError, UsageError
+from perennial.ports import free_ports
+from perennial.s3 import _client, read_object, write_object
+from serving.predictor import load_predictor, read_bundle_file
+from training.mlflow_rest import copy_folder
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    point_at(f"http://{host}:{port}", monkeypatch)
+    boto3.client("s3").create_bucket(Bucket="artifacts")
+    yield "s3://artifacts"
+    server.stop()
+    _client.cache_clear()
+
+
+def point_at(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_MAX_ATTEMPTS": "1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    _client.cache_clear()
+
+
+def test_what_was_written_is_read_and_can_be_replaced(bucket: str, tmp_path: Path) -> None:
+    for content in (b"\x00first", b"second"):
+        (tmp_path / "file").write_bytes(content)
+        write_object(tmp_path / "file", f"{bucket}/a b/c%20d/file")
+        assert read_object(f"{bucket}/a b/c%20d/file") == content
+
+
+def test_a_bundle_that_the_registry_copies_is_the_one_that_the_service_reads(bucket: str, tmp_path: Path) -> None:
+    files = {"bundle.json": b"{}", "model.onnx": b"\x01\x02", "reference_profile.json": b'{"rows": 1}'}
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    for target in (f"{bucket}/mlflow/1/bundle", f"{bucket}/mlflow/2/bundle/"):
+        copy_folder(tmp_path, target)
+        assert {name: read_bundle_file(target, name) for name in files} == files
+
+
+def test_a_bundle_that_is_not_there_is_told(bucket: str) -> None:
+    with pytest.raises(FileNotFoundError):
+        read_object(f"{bucket}/gone")
+    with pytest.raises(StateError, match=r"no bundle\.json in the model bundle s3://artifacts/gone"):
+        load_predictor(f"{bucket}/gone")
+
+
+def test_a_bucket_that_is_not_there_is_told(bucket: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match=r"S3 refuses s3://nobodys/file \(NoSuchBucket\)"):
+        read_object("s3://nobodys/file")
+    with pytest.raises(UsageError, match=r"S3 refuses s3://nobodys/file \(NoSuchBucket\)"):
+        write_object(tmp_path / "file", "s3://nobodys/file")
+
+
+def test_a_store_that_does_not_answer_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    point_at(f"http://127.0.0.1:{free_ports().scoring}", monkeypatch)
+    (tmp_path / "file").touch()
+    with pytest.raises(UnreachableError, match="S3 does not answer for s3://artifacts/file"):
+        read_object("s3://artifacts/file")
+    with pytest.raises(UnreachableError, match="S3 does not answer for s3://artifacts/file"):
+        write_object(tmp_path / "file", "s3://artifacts/file")
+    _client.cache_clear()
