@@ -14,6 +14,7 @@ FOLDER = Path("infra/terraform")
 # The setting, and the output that it is made of; a second name is a key of that output.
 SETTINGS: Mapping[str, tuple[str, ...]] = {
     "AWS_REGION": ("region",),
+    "AWS_DEFAULT_REGION": ("region",),
     "CLUSTER_NAME": ("cluster_name",),
     "WORKER_REPOSITORY": ("image_repositories", "worker"),
     "SERVICE_REPOSITORY": ("image_repositories", "service"),

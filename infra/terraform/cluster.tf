@@ -95,8 +95,7 @@ resource "aws_eks_addon" "before_nodes" {
   resolve_conflicts_on_create = "OVERWRITE"
   resolve_conflicts_on_update = "OVERWRITE"
 
-  # Network policies of Kubernetes are carried out by the network add-on, and only when it is told to.
-  configuration_values = each.value == "vpc-cni" ? jsonencode({ enableNetworkPolicy = "true" }) : null
+  configuration_values = lookup(local.addon_configurations, each.value, null)
 
   dynamic "pod_identity_association" {
     for_each = each.value == "vpc-cni" ? ["aws-node"] : []
@@ -144,6 +143,13 @@ resource "aws_iam_role_policy_attachment" "addon" {
 }
 
 locals {
+  addon_configurations = {
+    # Network policies of Kubernetes are carried out by the network add-on, and only when it is told to.
+    vpc-cni = jsonencode({ enableNetworkPolicy = "true" })
+    # Pods on GPU nodes need their roles, too.
+    eks-pod-identity-agent = jsonencode({ tolerations = [{ operator = "Exists" }] })
+  }
+
   addon_policies = {
     vpc-cni            = "AmazonEKS_CNI_Policy"
     aws-ebs-csi-driver = "service-role/AmazonEBSCSIDriverPolicy"

@@ -145,22 +145,22 @@ locals {
       namespace = local.namespace
       may = [
         "use_data_key", "write_lake", "list_lake", "use_catalog", "write_artifacts", "list_artifacts", "connect_stream", "read_stream",
-        "write_stream", "tell_positions", "read_database_secret", "read_online_store_secret", "read_alert_urls",
-        "take_interruption_notices", "tell_people", "use_messages_key",
+        "write_stream", "tell_positions", "take_interruption_notices", "tell_people", "use_messages_key",
       ]
     }
-    # The scoring service reads models, features and the ledger; it writes the ledger by SQL.
+    # The one job that reads secrets: it makes what the others log in with (docs/decisions/0017).
+    accounts = {
+      namespace = local.namespace
+      may       = ["use_data_key", "read_database_secret", "read_online_store_secret", "read_alert_urls"]
+    }
+    # The scoring service reads models here; features and the ledger it asks for by their own protocols.
     service = {
       namespace = local.namespace
-      may       = ["use_data_key", "read_artifacts", "list_artifacts", "read_database_secret", "read_online_store_secret"]
+      may       = ["use_data_key", "read_artifacts", "list_artifacts"]
     }
     mlflow = {
       namespace = local.namespace
-      may       = ["use_data_key", "write_artifacts", "list_artifacts", "read_database_secret"]
-    }
-    prefect-server = {
-      namespace = local.namespace
-      may       = ["use_data_key", "read_database_secret"]
+      may       = ["use_data_key", "write_artifacts", "list_artifacts"]
     }
     cluster-autoscaler = {
       namespace = "kube-system"

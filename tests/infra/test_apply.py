@@ -160,7 +160,7 @@ def test_each_workload_has_a_role_of_its_own_that_may_nothing_about_everything(
         "worker": ("perennial", "perennial-worker"),
         "service": ("perennial", "perennial-service"),
         "mlflow": ("perennial", "perennial-mlflow"),
-        "prefect-server": ("perennial", "perennial-prefect-server"),
+        "accounts": ("perennial", "perennial-accounts"),
         "cluster-autoscaler": ("kube-system", "perennial-cluster-autoscaler"),
         "aws-node": ("kube-system", "perennial-vpc-cni"),
         "ebs-csi-controller-sa": ("kube-system", "perennial-aws-ebs-csi-driver"),

@@ -37,7 +37,7 @@ pytestmark = pytest.mark.infra
 TERRAFORM = ROOT / "infra" / "terraform"
 # Writes below the folder of kubelet, which is root's.
 ROOTS_OWN = "DaemonSet/nvidia-device-plugin"
-WITHOUT_A_ROLE = {"monitoring"}
+WITHOUT_A_ROLE = {"monitoring", "prefect-server"}
 
 
 @pytest.fixture(scope="module", params=OVERLAYS)

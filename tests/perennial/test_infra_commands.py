@@ -86,6 +86,12 @@ def test_as_json_it_is_one_object(tmp_path: Path) -> None:
     assert json.loads(said.stdout)["DATABASE_PORT"] == "5432"
 
 
+@pytest.mark.parametrize("overlay", ["small", "production"])
+def test_the_lines_are_those_that_the_cluster_is_told(overlay: str) -> None:
+    example = (ROOT / "infra/kubernetes/overlays" / overlay / "addresses.env.example").read_text()
+    assert [line.partition("=")[0] for line in example.splitlines()] == list(SETTINGS)
+
+
 def test_every_output_that_is_asked_for_is_one_of_terraforms() -> None:
     declared = set(re.findall(r'^output "(\w+)"', (ROOT / "infra/terraform/outputs.tf").read_text(), re.MULTILINE))
     assert {path[0] for path in SETTINGS.values()} <= declared
