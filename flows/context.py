@@ -49,6 +49,15 @@ def moment(as_of: datetime | None) -> datetime:
     return as_of.replace(tzinfo=UTC) if as_of.tzinfo is None else as_of.astimezone(UTC)
 
 
+def due(as_of: datetime | None) -> datetime:
+    """The clock of a run that may begin again on another machine: `as_of` in UTC, or when Prefect first meant it to start."""
+    from prefect.context import FlowRunContext
+
+    context = FlowRunContext.get()
+    meant = context.flow_run.expected_start_time if context and context.flow_run else None
+    return moment(as_of) if as_of or meant is None else min(moment(meant), moment(None))
+
+
 def champion(context: Context) -> Model | None:
     """The model that serves; None before the first promotion."""
     state = context.ledger.state(context.spec.name)

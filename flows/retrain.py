@@ -14,7 +14,7 @@ from prefect.artifacts import acreate_markdown_artifact
 
 from features.labels import LABEL
 from features.lake import EVENT_TIMESTAMP
-from flows.context import announce, champion, moment, open_context, predictor
+from flows.context import announce, champion, due, moment, open_context, predictor
 from flows.drift import reference_files
 from flows.stage import stage
 from perennial.errors import UsageError
@@ -103,8 +103,7 @@ def train(pipeline: str, training_set: TrainingSet, family: Family) -> Candidate
     """Fit the candidate; a fit that was killed goes on from its checkpoint."""
     context = open_context(pipeline)
     model = context.spec.model.model_copy(update={"family": family})
-    folder = work_dir(pipeline, training_set.as_of, family) / "checkpoint"
-    return fit(training_set, model, model.seed, folder)
+    return fit(training_set, model, model.seed, progress_dir(pipeline, training_set.as_of, family))
 
 
 @stage()
@@ -116,7 +115,7 @@ def write_bundle(pipeline: str, training_set: TrainingSet, candidate: Candidate)
     asked = all_rows(training_set)
     recent = asked.filter(pl.col(EVENT_TIMESTAMP) >= training_set.as_of - timedelta(seconds=spec.drift.reference_s))
     model = spec.model.model_copy(update={"family": candidate.family})
-    progress = work_dir(pipeline, training_set.as_of, candidate.family) / "checkpoint"
+    progress = progress_dir(pipeline, training_set.as_of, candidate.family)
     scored = recent.with_columns(pl.Series(SCORE, unseen_scores(candidate, training_set, recent, model, progress)))
     reference = build_reference(scored, spec.features, spec.drift, timestamp_column=EVENT_TIMESTAMP)
     held = training_set.holdout
@@ -208,12 +207,12 @@ async def retrain(
 
     Args:
         pipeline: Name of the pipeline, a folder below `pipelines/`.
-        as_of: The moment as which history is read, UTC; none = now. Not before that of the champion.
+        as_of: The moment as which history is read, UTC; none = when the run is due. Not before that of the champion.
         family: The model family; none = the pipeline's own.
         reason: Why, for the record.
         force: Retrain even during the cooldown, a rollout, or with few new labels. Off for retrains that monitoring asks for.
     """
-    context, now = open_context(pipeline), moment(as_of)
+    context, now = open_context(pipeline), due(as_of)
     if not force and (hindered := await check_again(pipeline, now)):
         get_run_logger().info("no retrain: %s", hindered)
         return RetrainSummary("skipped", hindered, None, None)
@@ -252,6 +251,13 @@ async def retrain(
     else:
         get_run_logger().warning("version %s is %s: %s", version.version, outcome, gate.verdict.reason)
     return RetrainSummary(outcome, gate.verdict.reason, gate, version.version)
+
+
+def progress_dir(pipeline: str, as_of: datetime, family: str) -> str:
+    """Where the fits of that retrain keep how far they are: in S3 if the machine may go while they run."""
+    local = work_dir(pipeline, as_of, family)
+    kept = open_context(pipeline).settings.checkpoints
+    return f"{kept.rstrip('/')}/{local.name}" if kept else str(local / "checkpoint")
 
 
 def work_dir(pipeline: str, as_of: datetime, family: str) -> Path:

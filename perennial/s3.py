@@ -41,6 +41,17 @@ def write_object(file: Path, uri: str) -> None:
     _asking(uri, lambda: _client().upload_file(str(file), bucket, key))
 
 
+def write_bytes(content: bytes, uri: str) -> None:
+    """Put bytes at an s3:// address, over what is there.
+
+    Raises:
+        UsageError: there is no such bucket, or no right to write it.
+        UnreachableError: S3 does not answer.
+    """
+    bucket, key = _parts(uri)
+    _asking(uri, lambda: _client().put_object(Bucket=bucket, Key=key, Body=content))
+
+
 def _parts(uri: str) -> tuple[str, str]:
     parts = urlsplit(uri)
     return parts.netloc, parts.path.lstrip("/")

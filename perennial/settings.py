@@ -45,6 +45,9 @@ class Settings(BaseSettings):
     alert_urls: SecretStr = Field(
         SecretStr(""), description="Where alerts go: apprise URLs, separated by blanks. They hold passwords and tokens."
     )
+    checkpoints: str = Field(
+        "", description="s3:// address below which fits keep their progress, for machines that go; empty = below home."
+    )
     scoring_url: str = Field("http://127.0.0.1:8000", description="Address of the scoring service.")
     pipelines_dir: Path | None = Field(None, description="One more folder of pipelines.")
     mlflow_tracking_uri: str = Field("http://127.0.0.1:5000", validation_alias="MLFLOW_TRACKING_URI")

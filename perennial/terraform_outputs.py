@@ -22,6 +22,7 @@ SETTINGS: Mapping[str, tuple[str, ...]] = {
     "PERENNIAL_KAFKA_OPTIONS": ("kafka_options",),
     "PERENNIAL_LAKE_WAREHOUSE": ("lake_warehouse",),
     "PERENNIAL_LAKE_CATALOG_URI": ("lake_catalog_uri",),
+    "PERENNIAL_CHECKPOINTS": ("checkpoints",),
     "MLFLOW_ARTIFACT_ROOT": ("mlflow_artifact_root",),
     "DATABASE_HOST": ("database_host",),
     "DATABASE_PORT": ("database_port",),

@@ -1,4 +1,4 @@
-"""Where a fit stands, on disk, so that a killed one goes on instead of starting again."""
+"""Where a fit stands, on disk or in S3, so that a killed one goes on instead of starting again."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from perennial.errors import StateError
+from perennial.s3 import read_object, write_bytes
 
 CHECKPOINT_FILE = "checkpoint.bin"
 
@@ -34,39 +35,53 @@ class Checkpoint:
     """The newest progress of one fit, in one file.
 
     Attributes:
-        directory: where the file lies; made when needed.
+        directory: where the file lies, a folder that is made when needed, or an s3:// address, which outlives the machine.
         fingerprint: of everything that decides the fit's result; progress of another fingerprint is as good as none.
     """
 
-    directory: Path
+    directory: Path | str
     fingerprint: str
+
+    @property
+    def place(self) -> str:
+        """Path or address of the file."""
+        return f"{self.directory}/{CHECKPOINT_FILE}"
 
     def save(self, progress: Progress) -> None:
         """Replace the stored progress, so that a kill at any moment leaves either the old or the new one.
 
         Raises:
             StateError: the file cannot be written, such as on a full disk.
+            UsageError: S3 refuses it.
+            UnreachableError: S3 does not answer.
         """
         header = {
             "fingerprint": self.fingerprint,
             "step": progress.step,
             "sha256": hashlib.sha256(progress.state).hexdigest(),
         }
-        write_atomically(self.directory / CHECKPOINT_FILE, json.dumps(header).encode() + b"\n" + progress.state)
+        content = json.dumps(header).encode() + b"\n" + progress.state
+        if self.place.startswith("s3://"):
+            write_bytes(content, self.place)  # an object is replaced whole, too
+        else:
+            write_atomically(Path(self.place), content)
 
     def load(self) -> Progress | None:
         """The stored progress; None if there is none, it is another fit's, or it is damaged.
 
         Raises:
             StateError: the file is there and cannot be read.
+            UsageError: S3 refuses it.
+            UnreachableError: S3 does not answer.
         """
-        path = self.directory / CHECKPOINT_FILE
         try:
-            content = path.read_bytes()
+            content = read_object(self.place) if self.place.startswith("s3://") else Path(self.place).read_bytes()
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise StateError(f"checkpoint {path} cannot be read ({error.strerror}); remove it or mend it") from error
+            raise StateError(
+                f"checkpoint {self.place} cannot be read ({error.strerror}); remove it or mend it"
+            ) from error
         line, _, state = content.partition(b"\n")
         try:
             header = json.loads(line)

@@ -56,14 +56,15 @@ class Candidate:
             return np.asarray(self.model(torch.from_numpy(matrix)).numpy(), dtype=np.float64)
 
 
-def fit(training_set: TrainingSet, model_spec: ModelSpec, seed: int, checkpoint: Path | None) -> Candidate:
+def fit(training_set: TrainingSet, model_spec: ModelSpec, seed: int, checkpoint: Path | str | None) -> Candidate:
     """Fit a model on the training rows; the holdout is not looked at.
 
     Args:
         training_set: rows with features and labels.
         model_spec: which family, and how it is fitted.
         seed: the same data, spec and seed give a model with the same scores.
-        checkpoint: folder in which a killed fit left its progress and this one leaves its own; None keeps none.
+        checkpoint: folder, or s3:// address of one, in which a killed fit left its progress and this one leaves its own; None
+            keeps none.
 
     Raises:
         StageError: there is nothing to learn from: no rows, a missing label, or labels of one kind only.

@@ -28,7 +28,7 @@ ALIKE_PSI = 0.1
 
 
 def unseen_scores(
-    candidate: Candidate, training_set: TrainingSet, rows: pl.DataFrame, spec: ModelSpec, checkpoint: Path | None
+    candidate: Candidate, training_set: TrainingSet, rows: pl.DataFrame, spec: ModelSpec, checkpoint: Path | str | None
 ) -> npt.NDArray[np.float64]:
     """The scores that rows would get had the model not learned from them.
 
@@ -44,7 +44,7 @@ def unseen_scores(
         rows: to be scored, with the training set's columns; each is in `training_set.train` or not by its `entity_key` and
             `event_timestamp`.
         spec: how the candidate was fitted.
-        checkpoint: folder for the progress of the further fits; None keeps none.
+        checkpoint: folder, or s3:// address of one, for the progress of the further fits; None keeps none.
 
     Returns:
         Probabilities, shape (n,). Where a stretch cannot be left out, because what remains holds labels of one kind only,
@@ -66,7 +66,7 @@ def unseen_scores(
         if not fold.height or others.get_column(LABEL).n_unique() < 2:
             continue
         part = replace(training_set, train=others)
-        model = fit(part, spec, candidate.seed, checkpoint and checkpoint / f"without-{number}")
+        model = fit(part, spec, candidate.seed, f"{checkpoint}/without-{number}" if checkpoint else None)
         refitted[fold.get_column("row").to_numpy()] = model.predict(rows[fold.get_column("row")])
     return refitted if _apart(refitted[place], known) < _apart(scores[place], known) else scores
 

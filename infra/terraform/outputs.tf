@@ -102,6 +102,11 @@ output "mlflow_artifact_root" {
   value       = "s3://${aws_s3_bucket.this["artifacts"].id}/mlflow"
 }
 
+output "checkpoints" {
+  description = "PERENNIAL_CHECKPOINTS: where fits keep how far they are, for a spot node that goes."
+  value       = "s3://${aws_s3_bucket.this["artifacts"].id}/checkpoints"
+}
+
 output "database_host" {
   description = "PostgreSQL: host."
   value       = aws_db_instance.this.address

@@ -138,6 +138,25 @@ resource "aws_s3_bucket_lifecycle_configuration" "this" {
     }
   }
 
+  # Of a retrain that ended, nobody reads how far its fit was.
+  dynamic "rule" {
+    for_each = each.key == "artifacts" ? [14] : []
+    content {
+      id     = "old-checkpoints"
+      status = "Enabled"
+      filter {
+        prefix = "checkpoints/"
+      }
+
+      expiration {
+        days = rule.value
+      }
+      abort_incomplete_multipart_upload {
+        days_after_initiation = 7
+      }
+    }
+  }
+
   depends_on = [aws_s3_bucket_versioning.this]
 }
 

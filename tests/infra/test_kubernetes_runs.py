@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -23,11 +24,12 @@ pytestmark = [pytest.mark.infra, pytest.mark.infra_apply]
 WITHIN_S = 120
 FLOW = """
 import time
+from flows.context import due
 from prefect import flow
 
 @flow
 async def retrain():
-    print("has begun", flush=True)
+    print(f"has begun, as of {due(None).isoformat()}.", flush=True)
     time.sleep(600)
 """
 
@@ -120,24 +122,30 @@ def test_a_run_that_is_asked_to_end_gives_itself_back_and_is_scheduled_again(pre
     run = prefect.ask("POST", f"/deployments/{made['id']}/create_flow_run", {})
     # As the job's manifest has it (test_kubernetes.py).
     environment = {"PREFECT__FLOW_RUN_ID": run["id"], "PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR": "reschedule"}
-    log = tmp_path / "run.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "prefect", "flow-run", "execute"],
-            env={**prefect.environment, **environment},
-            cwd=ROOT,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
-    try:
-        until(lambda: "has begun" in log.read_text(), process, log)
-        asked = time.monotonic()
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 0, log.read_text()[-2000:]
-        assert time.monotonic() - asked < job_variables()["retrain"]["grace_s"]
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-    state = prefect.ask("GET", f"/flow_runs/{run['id']}")["state"]
-    assert (state["type"], state["name"]) == ("SCHEDULED", "AwaitingRetry")
+    moments = []
+    for attempt in ("first", "second"):
+        log = tmp_path / f"{attempt}.log"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "prefect", "flow-run", "execute"],
+                env={**prefect.environment, **environment},
+                cwd=ROOT,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        try:
+            until(lambda log=log: "has begun" in log.read_text(), process, log)
+            asked = time.monotonic()
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(60) == 0, log.read_text()[-2000:]
+            assert time.monotonic() - asked < job_variables()["retrain"]["grace_s"]
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+        state = prefect.ask("GET", f"/flow_runs/{run['id']}")["state"]
+        assert (state["type"], state["name"]) == ("SCHEDULED", "AwaitingRetry")
+        moments += re.findall(r"has begun, as of (\S+)\.\s", log.read_text())
+    # Begun again, a retrain is of the same moment, and finds the checkpoint of it.
+    assert len(moments) == 2
+    assert moments[0] == moments[1]

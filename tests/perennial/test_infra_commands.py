@@ -25,6 +25,7 @@ VALUES = {
     "kafka_options": {"security_protocol": "SASL_SSL", "sasl_mechanism": "AWS_MSK_IAM"},
     "lake_warehouse": "s3://a-lake/lake",
     "lake_catalog_uri": "glue://eu-central-1",
+    "checkpoints": "s3://artifacts/checkpoints",
     "mlflow_artifact_root": "s3://artifacts/mlflow",
     "database_host": "db.example",
     "database_port": 5432,

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from s3_server import bucket as bucket  # a fixture
 
-from perennial.errors import StateError
+from perennial.errors import StateError, UsageError
 from training.checkpoint import CHECKPOINT_FILE, Checkpoint, Progress, fingerprint, write_atomically
 
 
@@ -17,6 +18,17 @@ def test_the_newest_progress_is_what_comes_back(tmp_path: Path) -> None:
     checkpoint.save(Progress(2, b"two\nlines\x00"))
     assert checkpoint.load() == Progress(2, b"two\nlines\x00")
     assert [p.name for p in checkpoint.directory.iterdir()] == [CHECKPOINT_FILE]
+
+
+def test_in_s3_the_newest_progress_comes_back_to_another_machine(bucket: str) -> None:
+    place = f"{bucket}/checkpoints/flights-20260101T000000-pytorch"
+    assert Checkpoint(place, "abc").load() is None
+    Checkpoint(place, "abc").save(Progress(1, b"one"))
+    Checkpoint(place, "abc").save(Progress(2, b"two\nlines\x00"))
+    assert Checkpoint(place, "abc").load() == Progress(2, b"two\nlines\x00")
+    assert Checkpoint(place, "abd").load() is None
+    with pytest.raises(UsageError, match="S3 refuses s3://no-such-bucket"):
+        Checkpoint("s3://no-such-bucket/a", "abc").save(Progress(1, b"one"))
 
 
 def test_the_progress_of_another_fit_is_ignored(tmp_path: Path) -> None:
