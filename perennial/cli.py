@@ -9,8 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from perennial import alert_commands, contract_commands, dead_letter_commands, feature_commands, lake_commands
+from perennial import (
+    alert_commands,
+    contract_commands,
+    dead_letter_commands,
+    feature_commands,
+    infra_commands,
+    lake_commands,
+)
 from perennial.arguments import AsOf, PipelineName, moment
+from perennial.cost_command import cost
 from perennial.drift_commands import drift
 from perennial.errors import PerennialError, UnreachableError, UsageError
 from perennial.web_addresses import without_user
@@ -32,8 +40,10 @@ app.add_typer(lake_commands.app, name="lake")
 app.add_typer(dead_letter_commands.app, name="dead-letters")
 app.add_typer(contract_commands.app, name="contract")
 app.add_typer(alert_commands.app, name="alerts")
+app.add_typer(infra_commands.app, name="infra")
 
 app.command()(drift)
+app.command()(cost)
 
 T = TypeVar("T")
 

@@ -17,6 +17,7 @@ from typing import Any, Literal
 import sqlalchemy as sa
 from sqlalchemy.schema import CreateColumn, CreateTable
 
+from perennial.database_engines import open_engine
 from perennial.database_urls import shown
 from perennial.errors import ConflictError, StateError, UnreachableError, UsageError
 from rollout.observation import ArmObservation, ObservationRow
@@ -123,12 +124,14 @@ _OBSERVED = tuple(c.name for c in _OBSERVATIONS.columns)[6:]
 class Ledger:
     """The ledger at a SQLAlchemy URL; tables are made on first use. Safe to share between threads.
 
+    `secret_arn` names a secret of AWS that has the database's user and password, where the URL has none.
+
     Every method raises UnreachableError if the database does not answer, and StateError if what it holds is no ledger.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, secret_arn: str = "") -> None:
         try:
-            self._engine = sa.create_engine(url, pool_pre_ping=True)
+            self._engine = open_engine(url, secret_arn)
         except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError, ImportError) as error:
             raise UsageError(
                 f"PERENNIAL_DATABASE_URL cannot be used ({error}); "
