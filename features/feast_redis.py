@@ -268,6 +268,23 @@ class NewestRedisOnlineStore(RedisOnlineStore):
         return self._client_async
 
 
+def ask_redis(url: SecretStr, secret_arn: str = "") -> tuple[str, str]:
+    """The version of the Redis at an address, and its role: master, or slave, which takes no rows.
+
+    Raises:
+        UsageError: the address is none of Redis.
+        UnreachableError: it does not answer, or takes no such password.
+        StateError: it refuses.
+    """
+    with _redis_answers(NewestRedisOnlineStoreConfig(url=url, secret_arn=secret_arn)):
+        client = open_client(redis, url, secret_arn)
+        try:
+            client.ping()
+            return str(client.info("server")["redis_version"]), str(client.info("replication")["role"])
+        finally:
+            client.close()
+
+
 def shown(url: str) -> str:
     """The address without its password."""
     try:

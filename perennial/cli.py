@@ -19,6 +19,7 @@ from perennial import (
 )
 from perennial.arguments import AsOf, PipelineName, moment
 from perennial.cost_command import cost
+from perennial.doctor_command import doctor
 from perennial.drift_commands import drift
 from perennial.errors import PerennialError, UnreachableError, UsageError
 from perennial.web_addresses import without_user
@@ -44,6 +45,7 @@ app.add_typer(infra_commands.app, name="infra")
 
 app.command()(drift)
 app.command()(cost)
+app.command()(doctor)
 
 T = TypeVar("T")
 

@@ -96,7 +96,7 @@ def cost(
         if retrain:
             _say(
                 console,
-                f"A retrain of {pipeline}: {_length(retrain.work_h)} of work {source}, in {region}; the node without its disk.",
+                f"A retrain of {pipeline}, {_length(retrain.work_h)} of work {source}: the node, without its disk.",
             )
             console.print(_retrain_table(retrain))
             _say(console, _explained(retrain, prices))

@@ -87,7 +87,8 @@ def read_prices(region: str, file: Path | None = None) -> Prices:
     table = {}
     for number, row in enumerate(rows, start=2):
         try:
-            price = Price(**{**row, "usd": float(row["usd"])})
+            where, item, usd, unit, as_of, source = (row[name] for name in COLUMNS)
+            price = Price(where, item, float(usd), unit, as_of, source)
         except (TypeError, ValueError):
             price = None
         if price is None or not (math.isfinite(price.usd) and price.usd > 0) or not _is_month(price.as_of):
