@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from perennial.errors import StateError, UnreachableError, UsageError
@@ -69,6 +70,58 @@ def open_client(client: Callable[..., T], settings: Settings, **ours: Any) -> T:
             f"PERENNIAL_KAFKA_BOOTSTRAP_SERVERS is {settings.kafka_bootstrap_servers!r}, or its options are not usable: "
             f"{error}; write host:port, several with commas between them"
         ) from error
+
+
+@dataclass(frozen=True)
+class TopicsFound:
+    """What a broker tells of some topics, and lets read.
+
+    Attributes:
+        brokers: how many there are.
+        partitions: number of partitions by topic, of those that can be read.
+        refused: of the others, Kafka's own word for why, such as UnknownTopicOrPartitionError.
+    """
+
+    brokers: int
+    partitions: Mapping[str, int]
+    refused: Mapping[str, str]
+
+
+def try_topics(settings: Settings, topics: Sequence[str], within_ms: int) -> TopicsFound:
+    """Look for topics, and fetch from each; none is made, and no position is moved.
+
+    Raises:
+        UnreachableError: no broker answers.
+        UsageError: the user's options cannot be used.
+        StateError: the broker refused.
+    """
+    from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
+    from kafka.errors import KafkaError, for_code
+
+    with reaching(settings):
+        admin = open_client(KafkaAdminClient, settings, bootstrap_timeout_ms=within_ms)
+        try:
+            brokers = len(admin.describe_cluster()["brokers"])
+            told = admin.describe_topics(list(topics)) if topics else []
+        finally:
+            admin.close()
+        partitions = {topic["name"]: len(topic["partitions"]) for topic in told if not topic["error_code"]}
+        refused = {t["name"]: for_code(t["error_code"]).__name__ for t in told if t["error_code"]}
+        for topic in list(partitions):
+            # One consumer each: a topic that may not be read would hide the others.
+            ours = {"enable_auto_commit": False, "group_id": None, "allow_auto_create_topics": False}
+            consumer = open_client(KafkaConsumer, settings, bootstrap_timeout_ms=within_ms, **ours)
+            try:
+                place = TopicPartition(topic, 0)
+                consumer.assign([place])
+                consumer.seek(place, consumer.beginning_offsets([place])[place])
+                consumer.poll(timeout_ms=300, max_records=1)
+            except KafkaError as error:
+                del partitions[topic]
+                refused[topic] = type(error).__name__
+            finally:
+                consumer.close()
+    return TopicsFound(brokers, partitions, refused)
 
 
 def ensure_topics(settings: Settings, topics: Iterable[str], partitions: int = 1) -> None:

@@ -57,16 +57,55 @@ def _open(uri: str, warehouse: str, options: str) -> Catalog:
         raise UsageError(
             f"{CATALOG_SETTING} is {given}; it must be sqlite:///FILE, postgresql://USER@HOST/DATABASE or glue://REGION"
         )
-    # pyiceberg takes a file URI's percent signs for parts of the name, so local files go by their plain path.
+    properties = _properties(warehouse, json.loads(options))
+    if not remote(warehouse):
+        Path(properties["warehouse"]).mkdir(parents=True, exist_ok=True)
+    with answering(uri, warehouse):
+        return _open_glue(uri, properties) if scheme == "glue" else _open_sql(uri, properties)
+
+
+def _properties(warehouse: str, options: dict[str, str]) -> dict[str, Any]:
+    """What pyiceberg is told of the files."""
+    # It takes a file URI's percent signs for parts of the name, so local files go by their plain path.
     location = unquote(urlparse(warehouse).path) if warehouse.startswith("file:") else warehouse
-    properties = {**FILES, "warehouse": location, **json.loads(options)}
+    properties = {**FILES, "warehouse": location, **options}
     if "s3.endpoint" in properties and not properties.keys() & {"s3.region", "client.region"}:
         # Else pyiceberg asks Amazon for the region of a bucket that is not Amazon's.
         properties["s3.region"] = "us-east-1"
-    if location != warehouse:
-        Path(location).mkdir(parents=True, exist_ok=True)
-    with answering(uri, warehouse):
-        return _open_glue(uri, properties) if scheme == "glue" else _open_sql(uri, properties)
+    return properties
+
+
+def try_files(settings: Settings, name: str) -> None:
+    """Write, read and delete a file of the lake's warehouse, the way in which tables do.
+
+    Args:
+        settings: where the files are.
+        name: of the file, which nothing else may have.
+
+    Raises:
+        UnreachableError: the store does not answer, or refuses; the cause is its own.
+        OSError: a local folder cannot be used.
+    """
+    from pyiceberg.io import load_file_io
+
+    options = {option: _as_text(value) for option, value in settings.lake_options.items()}
+    waiting = {"s3.connect-timeout": str(CONNECT_S), "s3.request-timeout": str(CONNECT_S)}
+    properties = _properties(settings.warehouse, {**waiting, **options})
+    address = f"{properties['warehouse'].rstrip('/')}/{name}"
+    with answering(settings.catalog_uri, settings.warehouse):
+        files = load_file_io(properties, address)
+        try:
+            with files.new_output(address).create(overwrite=True) as file:
+                file.write(name.encode())
+            with files.new_input(address).open() as file:
+                told = file.read()
+        finally:
+            with suppress(OSError):
+                files.delete(address)
+    if told != name.encode():
+        raise StateError(
+            f"the lake's files at {settings.warehouse} give back something else than was written; mend them"
+        )
 
 
 def _open_glue(uri: str, properties: dict[str, Any]) -> Catalog:

@@ -36,6 +36,7 @@ from features.feast_online import (
 )
 from features.lake import CREATED_TIMESTAMP, EVENT_TIMESTAMP
 from features.light_feast import Value, deserialize_entity_key, serialize_entity_key, serialize_entity_key_prefix
+from perennial.aws_secrets import Secret
 from perennial.errors import StateError, UnreachableError, UsageError
 
 # isort: split
@@ -43,6 +44,7 @@ from perennial.errors import StateError, UnreachableError, UsageError
 from feast.infra.online_stores.helpers import _mmh3 as field_of
 from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreConfig
 
+SECRET_SETTING = "PERENNIAL_ONLINE_STORE_SECRET_ARN"
 CONNECT_S = 3.0
 ANSWER_S = 10.0
 KEYS_A_PIPELINE = 2_000
@@ -114,6 +116,8 @@ class NewestRedisOnlineStoreConfig(RedisOnlineStoreConfig):
     type: Literal["features.feast_redis.NewestRedisOnlineStore"] = "features.feast_redis.NewestRedisOnlineStore"
     url: SecretStr
     """redis:// or rediss:// address; it may hold a password, so it does not show itself."""
+    secret_arn: str = ""
+    """Secret of AWS that has the password, where the address has none."""
 
 
 class NewestRedisOnlineStore(RedisOnlineStore):
@@ -255,13 +259,30 @@ class NewestRedisOnlineStore(RedisOnlineStore):
 
     def _get_client(self, online_store_config: Any) -> Any:
         if self._client is None:
-            self._client = _open(redis, online_store_config.url)
+            self._client = open_client(redis, online_store_config.url, online_store_config.secret_arn)
         return self._client
 
     async def _get_client_async(self, online_store_config: Any) -> Any:
         if self._client_async is None:
-            self._client_async = _open(redis_asyncio, online_store_config.url)
+            self._client_async = open_client(redis_asyncio, online_store_config.url, online_store_config.secret_arn)
         return self._client_async
+
+
+def ask_redis(url: SecretStr, secret_arn: str = "") -> tuple[str, str]:
+    """The version of the Redis at an address, and its role: master, or slave, which takes no rows.
+
+    Raises:
+        UsageError: the address is none of Redis.
+        UnreachableError: it does not answer, or takes no such password.
+        StateError: it refuses.
+    """
+    with _redis_answers(NewestRedisOnlineStoreConfig(url=url, secret_arn=secret_arn)):
+        client = open_client(redis, url, secret_arn)
+        try:
+            client.ping()
+            return str(client.info("server")["redis_version"]), str(client.info("replication")["role"])
+        finally:
+            client.close()
 
 
 def shown(url: str) -> str:
@@ -276,11 +297,29 @@ def shown(url: str) -> str:
     return f"{parts.scheme}://{f'{parts.username}:***@' if parts.password else ''}{where}{parts.path}"
 
 
-def _open(library: Any, url: SecretStr) -> Any:
-    """A client that connects when it is first used."""
+class SecretPassword(redis.CredentialProvider):
+    """The password of a secret of AWS, asked for at each new connection."""
+
+    def __init__(self, secret: Secret) -> None:
+        self._secret = secret
+
+    def get_credentials(self) -> tuple[str]:
+        """The password, as it is now."""
+        return (self._secret.read()["password"],)
+
+
+def open_client(library: Any, url: SecretStr, secret_arn: str = "") -> Any:
+    """A client of `redis` or `redis.asyncio` that connects when it is first used.
+
+    Raises:
+        UsageError: the address is none of Redis.
+    """
+    asked = bool(secret_arn) and not urlsplit(url.get_secret_value()).password
+    credentials = SecretPassword(Secret(secret_arn, SECRET_SETTING, ("password",))) if asked else None
     try:
         return library.Redis.from_url(
             url.get_secret_value(),
+            credential_provider=credentials,
             socket_connect_timeout=CONNECT_S,
             socket_timeout=ANSWER_S,
             # Once more: after a restart of Redis, what the pool holds are dead connections.

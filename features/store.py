@@ -103,7 +103,11 @@ def repo_config(spec: PipelineSpec, settings: Settings) -> feast.RepoConfig:
 
     folder = settings.feast_dir / spec.name
     online: dict[str, Any] = (
-        {"type": "features.feast_redis.NewestRedisOnlineStore", "url": SecretStr(settings.online_store_url)}
+        {
+            "type": "features.feast_redis.NewestRedisOnlineStore",
+            "url": SecretStr(settings.online_store_url),
+            "secret_arn": settings.online_store_secret_arn,
+        }
         if settings.online_store_url
         else {"type": "features.feast_online.NewestSqliteOnlineStore", "path": str(folder / ONLINE_FILE)}
     )

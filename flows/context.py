@@ -39,7 +39,7 @@ def open_context(pipeline: str) -> Context:
         add_pipelines_dir(current.pipelines_dir)
     spec = load_pipeline(pipeline)
     current.root.mkdir(parents=True, exist_ok=True)
-    return Context(current, spec, Lake(current, spec.name), Ledger(current.ledger_url))
+    return Context(current, spec, Lake(current, spec.name), Ledger(current.ledger_url, current.database_secret_arn))
 
 
 def moment(as_of: datetime | None) -> datetime:

@@ -18,6 +18,8 @@ from perennial import (
     lake_commands,
 )
 from perennial.arguments import AsOf, PipelineName, moment
+from perennial.cost_command import cost
+from perennial.doctor_command import doctor
 from perennial.drift_commands import drift
 from perennial.errors import PerennialError, UnreachableError, UsageError
 from perennial.web_addresses import without_user
@@ -42,6 +44,8 @@ app.add_typer(alert_commands.app, name="alerts")
 app.add_typer(infra_commands.app, name="infra")
 
 app.command()(drift)
+app.command()(cost)
+app.command()(doctor)
 
 T = TypeVar("T")
 

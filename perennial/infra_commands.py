@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -12,47 +9,36 @@ import typer
 
 from perennial.errors import UsageError
 
-app = typer.Typer(help="What Terraform made in AWS.", no_args_is_help=True)
+app = typer.Typer(help="What infra/terraform made in AWS.", no_args_is_help=True)
+
+
+@app.callback()
+def _group() -> None:
+    """Keep `outputs` a command of its own while it is the only one."""
 
 
 @app.command()
 def outputs(
     file: Annotated[
-        str | None,
-        typer.Argument(help="What `terraform output -json` printed, - for standard input; default: ask Terraform."),
+        Path | None,
+        typer.Argument(help="What `terraform output -json` wrote, - for a pipe; default asks Terraform itself."),
     ] = None,
-    env: Annotated[bool, typer.Option("--env", help="Lines NAME=VALUE, as addresses.env of infra/kubernetes.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    env: Annotated[bool, typer.Option("--env", help="Lines for infra/kubernetes' addresses.env.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="A JSON object.")] = False,
 ) -> None:
-    """Turn Terraform's outputs into the settings that point the pipeline at AWS. None of them is secret.
+    """Print the settings that point perennial at AWS: eval "$(perennial infra outputs)". No password is among them."""
+    import json
 
-    By default as lines for a shell: eval "$(perennial infra outputs)".
-    """
-    from perennial.terraform_outputs import FOLDER, read_outputs, settings_of
+    from perennial import infra_outputs, terraform
 
     if env and as_json:
-        raise UsageError("--env and --json are two forms of the same; give one of them")
-    if file is None:
-        told, source = read_outputs(FOLDER), f"the state of {FOLDER}"
-    elif file == "-":
-        told, source = sys.stdin.read(), "standard input"
+        raise UsageError("--env and --json are two ways to write; leave one out")
+    source = "standard input" if str(file) == "-" else str(file or terraform.FOLDER)
+    text = terraform.read_text(file) if file else terraform.output_json()
+    told = infra_outputs.read_outputs(text, source)
+    if env:
+        print(infra_outputs.for_an_env_file(infra_outputs.cluster_addresses(told)), end="")
+    elif as_json:
+        print(json.dumps(infra_outputs.settings_of(told), indent=2))
     else:
-        told, source = _read(Path(file)), file
-    settings = settings_of(told, source)
-    if as_json:
-        print(json.dumps(settings, indent=2))
-    elif env:
-        for name, value in settings.items():
-            print(f"{name}={value}")
-    else:
-        for name, value in settings.items():
-            print(f"export {name}={shlex.quote(value)}")
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text()
-    except FileNotFoundError as error:
-        raise UsageError(f"there is no file {path}; `terraform output -json > {path}` makes it") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} cannot be read ({error}); give what `terraform output -json` printed") from error
+        print(infra_outputs.for_a_shell(infra_outputs.settings_of(told)), end="")

@@ -28,6 +28,11 @@ class Settings(BaseSettings):
     kafka_bootstrap_servers: str = Field("127.0.0.1:9092", description="Kafka brokers, host:port, comma-separated.")
     kafka_options: dict[str, Any] = Field({}, description="More options of the Kafka client, as JSON (SASL, SSL).")
     database_url: str = Field("", description="SQLAlchemy URL of the traffic ledger; empty = SQLite below home.")
+    database_secret_arn: str = Field(
+        "",
+        description="Secret of AWS with username and password of the database, read at each connection, as passwords "
+        "there change; for a database_url without a password.",
+    )
     lake_warehouse: str = Field(
         "", description="URI of the lake's files, such as s3://bucket/prefix; empty = below home."
     )
@@ -39,6 +44,9 @@ class Settings(BaseSettings):
     )
     online_store_url: str = Field(
         "", description="redis:// or rediss:// URL of Feast's online store; empty = SQLite below home."
+    )
+    online_store_secret_arn: str = Field(
+        "", description="Secret of AWS with the password of Redis; for an online_store_url without one."
     )
     schema_registry_url: str = Field("", description="Confluent schema registry, for topics in Avro.")
     pushgateway_url: str = Field("", description="Prometheus Pushgateway that each ingest run reports to.")

@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
+from uuid import uuid4
 
 import sqlalchemy as sa
 from sqlalchemy.schema import CreateColumn, CreateTable
 
+from perennial.database_engines import open_engine
 from perennial.database_urls import shown
 from perennial.errors import ConflictError, StateError, UnreachableError, UsageError
 from rollout.observation import ArmObservation, ObservationRow
@@ -59,6 +61,27 @@ class Entry:
     share_pct: float
     reason: str
     as_of: datetime | None
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What a database of the ledger is like.
+
+    Attributes:
+        address: without passwords.
+        dialect: sqlite or postgresql.
+        version: of the server.
+        has_tables: whether anything of a ledger is there.
+        missing: columns that it lacks, as `table.column`.
+        now: the server's clock; None of a file.
+    """
+
+    address: str
+    dialect: str
+    version: str
+    has_tables: bool
+    missing: tuple[str, ...]
+    now: datetime | None
 
 
 class _Utc(sa.types.TypeDecorator[datetime]):
@@ -123,12 +146,14 @@ _OBSERVED = tuple(c.name for c in _OBSERVATIONS.columns)[6:]
 class Ledger:
     """The ledger at a SQLAlchemy URL; tables are made on first use. Safe to share between threads.
 
+    `secret_arn` names a secret of AWS that has the database's user and password, where the URL has none.
+
     Every method raises UnreachableError if the database does not answer, and StateError if what it holds is no ledger.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, secret_arn: str = "") -> None:
         try:
-            self._engine = sa.create_engine(url, pool_pre_ping=True)
+            self._engine = open_engine(url, secret_arn)
         except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError, ImportError) as error:
             raise UsageError(
                 f"PERENNIAL_DATABASE_URL cannot be used ({error}); "
@@ -218,16 +243,41 @@ class Ledger:
                 total += ArmObservation(**{**row, "latency_counts": tuple(json.loads(row["latency_counts"]))})
         return total
 
+    def examine(self) -> Examined:
+        """What kind of database this is and whether it takes entries, without leaving anything in it.
+
+        A row is written and taken back. Tables that are not there are not made.
+        """
+        with self._transaction(as_it_is=True) as connection:
+            inspector = sa.inspect(connection)
+            missing: list[str] = []
+            for table in _METADATA.sorted_tables:
+                there = (
+                    {c["name"] for c in inspector.get_columns(table.name)} if inspector.has_table(table.name) else ()
+                )
+                missing += [f"{table.name}.{c.name}" for c in table.columns if c.name not in there]
+            tables = any(inspector.has_table(table.name) for table in _METADATA.sorted_tables)
+            version = ".".join(map(str, connection.dialect.server_version_info or ()))
+            now = None
+            if connection.dialect.name == "postgresql":
+                now = connection.execute(sa.select(sa.func.clock_timestamp())).scalar_one()
+            if tables and not missing:
+                try_out = connection.begin_nested()
+                connection.execute(_LEASES.insert().values(pipeline=f"try-out {uuid4()}", until=datetime.now(UTC)))
+                try_out.rollback()
+            connection.rollback()
+        return Examined(self._address, connection.dialect.name, version, tables, tuple(missing), now)
+
     def close(self) -> None:
         """Give the connections back."""
         self._engine.dispose()
 
     @contextmanager
-    def _transaction(self) -> Iterator[sa.Connection]:
+    def _transaction(self, *, as_it_is: bool = False) -> Iterator[sa.Connection]:
         try:
-            if not self._has_tables:
+            if not self._has_tables and not as_it_is:
                 self._make_tables()
-            with self._engine.begin() as connection:
+            with self._engine.connect() if as_it_is else self._engine.begin() as connection:
                 yield connection
         except sa.exc.IntegrityError:
             raise

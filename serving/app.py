@@ -86,7 +86,7 @@ def create_app(
     """
     specs = _all_pipelines(settings) if specs is None else specs
     metrics = Metrics()
-    ledger = Ledger(settings.ledger_url)
+    ledger = Ledger(settings.ledger_url, settings.database_secret_arn)
     router = Router(ledger, tuple(specs), load, metrics, now)
     metrics.watch(router, now)
     features = _Features(specs, settings, open_features)

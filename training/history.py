@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import polars as pl
 
@@ -71,6 +71,25 @@ def _all(lake: Lake) -> list[Retrain]:
         return []
     rows = lake.read(RETRAINS).sort("as_of", CREATED_TIMESTAMP).drop(CREATED_TIMESTAMP)
     return [Retrain(**row) for row in rows.iter_rows(named=True)]
+
+
+def durations(lake: Lake) -> list[timedelta]:
+    """How long each retrain took by the clock, oldest first; those that were begun more than once are left out."""
+    if not lake.exists(RETRAINS):
+        return []
+    begun = pl.col("decision") == BEGUN
+    took = (
+        lake.read(RETRAINS, columns=("as_of", "decision", CREATED_TIMESTAMP))
+        .group_by("as_of")
+        .agg(
+            pl.col(CREATED_TIMESTAMP).filter(begun).alias("begins"),
+            pl.col(CREATED_TIMESTAMP).filter(~begun).alias("ends"),
+        )
+        .filter(pl.col("begins").list.len() == 1, pl.col("ends").list.len() == 1)
+        .select(pl.col("begins").list.first(), pl.col("ends").list.first())
+        .sort("ends")
+    )
+    return [end - begin for begin, end in took.iter_rows()]
 
 
 def champion_history(lake: Lake, ledger: Ledger, spec: PipelineSpec, as_of: datetime) -> ChampionHistory:

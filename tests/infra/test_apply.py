@@ -13,7 +13,7 @@ from botocore.exceptions import ClientError
 from emulators import ACCOUNT, REGION, Emulators, running
 from terraform import Terraform
 
-from perennial.terraform_outputs import settings_of
+from perennial.infra_outputs import cluster_addresses, read_outputs
 
 pytestmark = [pytest.mark.infra, pytest.mark.infra_apply]
 
@@ -58,9 +58,9 @@ def test_a_second_plan_has_nothing_to_do(installation: Terraform, figures: Calla
 
 def test_the_outputs_name_what_is_there(installation: Terraform, running_emulators: Emulators) -> None:
     told = installation.outputs()
-    settings = settings_of(installation.must("output", "-json"), "the outputs")
-    assert settings["PERENNIAL_KAFKA_BOOTSTRAP_SERVERS"] == told["kafka_bootstrap_servers"]
-    assert settings["WORKER_REPOSITORY"] == told["image_repositories"]["worker"]
+    addresses = cluster_addresses(read_outputs(installation.must("output", "-json"), "the outputs"))
+    assert addresses["PERENNIAL_KAFKA_BOOTSTRAP_SERVERS"] == told["kafka_bootstrap_servers"]
+    assert addresses["WORKER_REPOSITORY"] == told["image_repositories"]["worker"]
     assert told["kafka_bootstrap_servers"].endswith(":9098")
     assert told["lake_catalog_uri"] == f"glue://{REGION}"
     assert told["lake_warehouse"] == f"s3://{told['lake_bucket']}/lake"

@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from perennial.errors import UsageError
+from perennial.errors import PerennialError
+from perennial.infra_outputs import NEEDED, cluster_addresses, read_outputs, settings_of
 from perennial.settings import Settings
-from perennial.terraform_outputs import SETTINGS, settings_of
 
 ROOT = Path(__file__).parents[2]
 VALUES = {
@@ -31,6 +30,8 @@ VALUES = {
     "database_port": 5432,
     "database_name": "perennial",
     "database_secret_arn": "arn:aws:secretsmanager:eu-central-1:1:secret:rds!db-1a2b-c3",
+    "online_store_host": "redis.example",
+    "online_store_port": 6379,
     "online_store_secret_arn": "arn:aws:secretsmanager:eu-central-1:1:secret:perennial/online-store-a",
     "alert_urls_secret_arn": "arn:aws:secretsmanager:eu-central-1:1:secret:perennial/alert-urls-b",
     "deletion_protection": True,
@@ -59,8 +60,10 @@ def test_a_shell_that_evaluates_the_lines_has_the_settings(tmp_path: Path) -> No
         check=True,
     )
     found = json.loads(printed.stdout)
-    assert {name: found[name] for name in SETTINGS} == settings_of(told(VALUES), "a test")
-    assert found["DATABASE_SECRET_ARN"] == VALUES["database_secret_arn"]
+    expected = settings_of(read_outputs(told(VALUES), "a test"))
+    assert {name: found[name] for name in expected} == expected
+    assert found["PERENNIAL_DATABASE_URL"] == "postgresql+psycopg://db.example:5432/perennial?sslmode=require"
+    assert found["PERENNIAL_DATABASE_SECRET_ARN"] == VALUES["database_secret_arn"]
 
 
 def test_perennial_reads_them_as_its_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,53 +87,47 @@ def test_a_file_of_lines_can_be_read_by_a_shell_as_well(tmp_path: Path) -> None:
 
 def test_as_json_it_is_one_object(tmp_path: Path) -> None:
     said = outputs(tmp_path, "-", "--json", stdin=told(VALUES))
-    assert json.loads(said.stdout)["DATABASE_PORT"] == "5432"
+    assert json.loads(said.stdout)["PERENNIAL_ONLINE_STORE_URL"] == "rediss://redis.example:6379/0"
 
 
 @pytest.mark.parametrize("overlay", ["small", "production"])
 def test_the_lines_are_those_that_the_cluster_is_told(overlay: str) -> None:
     example = (ROOT / "infra/kubernetes/overlays" / overlay / "addresses.env.example").read_text()
-    assert [line.partition("=")[0] for line in example.splitlines()] == list(SETTINGS)
+    told_to = cluster_addresses(read_outputs(told(VALUES), "a test"))
+    assert sorted(line.partition("=")[0] for line in example.splitlines()) == sorted(told_to)
 
 
 def test_every_output_that_is_asked_for_is_one_of_terraforms() -> None:
     declared = set(re.findall(r'^output "(\w+)"', (ROOT / "infra/terraform/outputs.tf").read_text(), re.MULTILINE))
-    assert {path[0] for path in SETTINGS.values()} <= declared
+    assert NEEDED.keys() <= declared
 
 
 @pytest.mark.parametrize(
     ("given", "mend"),
     [
         ("region = us-east-1", "is not JSON"),
-        ("[]", "outputs by name with a value"),
-        ('{"region": "us-east-1"}', "outputs by name with a value"),
+        ("", "is empty"),
+        ("[]", "is no JSON object"),
+        ('{"region": "us-east-1"}', "is not what `terraform output -json` writes"),
+        ('{"format_version": "1.2"}', "is a plan or a state"),
         ("{}", "run `terraform apply` first"),
-        (told({"vpc_id": "vpc-1"}), "has no output 'region'"),
-        (told({**VALUES, "kafka_bootstrap_servers": ""}), "has no output 'kafka_bootstrap_servers'"),
-        (told({**VALUES, "image_repositories": {"worker": "w"}}), "has no output 'image_repositories.service'"),
+        (told({"vpc_id": "vpc-1"}), "has the outputs of something else (vpc_id)"),
+        (told({**VALUES, "kafka_bootstrap_servers": ""}), "has no kafka_bootstrap_servers"),
+        (told({**VALUES, "image_repositories": {"worker": "w"}}), "image_repositories has no service"),
+        (told({**VALUES, "database_port": "many"}), "database_port is 'many'"),
     ],
 )
 def test_what_cannot_be_used_is_refused_with_the_mend(given: str, mend: str) -> None:
-    with pytest.raises(UsageError, match=re.escape(mend)):
-        settings_of(given, "outputs.json")
+    with pytest.raises(PerennialError, match=re.escape(mend)):
+        read_outputs(given, "outputs.json")
 
 
 def test_the_command_ends_with_a_sentence(tmp_path: Path) -> None:
     for arguments, sentence in (
-        (("absent.json",), "there is no file absent.json"),
-        ((), "there is no folder infra/terraform here"),
-        (("-", "--env", "--json"), "--env and --json are two forms of the same"),
+        (("absent.json",), "absent.json cannot be read"),
+        (("-", "--env", "--json"), "--env and --json are two ways to write"),
     ):
         said = outputs(tmp_path, *arguments)
         assert said.returncode == 2
         assert sentence in said.stderr
         assert "Traceback" not in said.stderr
-
-
-def test_before_an_apply_terraform_has_no_outputs(tmp_path: Path) -> None:
-    if shutil.which("terraform") is None:
-        pytest.skip("Terraform is not installed")
-    (tmp_path / "infra/terraform").mkdir(parents=True)
-    said = outputs(tmp_path)
-    assert said.returncode == 2
-    assert "the state of infra/terraform holds no outputs" in said.stderr

@@ -1,0 +1,107 @@
+"""The table of prices: list prices of AWS by region, and what is assumed of spot, each with its month and its source."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from perennial.errors import StateError
+
+FILE = "perennial/cost/prices.csv"
+COLUMNS = ("region", "item", "usd", "unit", "as_of", "source")
+ANYWHERE = "any"
+
+
+@dataclass(frozen=True)
+class Price:
+    """One line of the table.
+
+    Attributes:
+        region: an AWS region, or `any` of what is assumed everywhere.
+        item: what costs it, such as `ec2/g5.xlarge`.
+        usd: US dollars a unit, without taxes; of `any`, the number that is assumed.
+        unit: hour, month, GB-month, GB.
+        as_of: the month in which it was so, such as 2025-01.
+        source: where to look it up.
+    """
+
+    region: str
+    item: str
+    usd: float
+    unit: str
+    as_of: str
+    source: str
+
+
+class Prices:
+    """Prices of one region."""
+
+    def __init__(self, table: Mapping[tuple[str, str], Price], region: str) -> None:
+        self.region = region
+        self._table = table
+
+    def get(self, item: str) -> Price | None:
+        """The price of an item; None if the table has none."""
+        return self._table.get((self.region, item))
+
+    def assumed(self, item: str) -> float:
+        """What is assumed everywhere.
+
+        Raises:
+            StateError: the table has no such line.
+        """
+        found = self._table.get((ANYWHERE, item))
+        if found is None:
+            raise StateError(f"{FILE} has no line {ANYWHERE},{item}; restore it from the repository")
+        return found.usd
+
+    def months(self) -> tuple[str, str] | None:
+        """The oldest and the newest month of the region's prices; None if there are none."""
+        found = sorted(price.as_of for price in self._table.values() if price.region == self.region)
+        return (found[0], found[-1]) if found else None
+
+
+def how_to_add(region: str, item: str, unit: str = "hour") -> str:
+    """The mend where a price is missing."""
+    return f"add the line `{region},{item},USD,{unit},YYYY-MM,URL` to {FILE}"
+
+
+def read_prices(region: str, file: Path | None = None) -> Prices:
+    """The prices of a region, which may be none.
+
+    Args:
+        region: such as us-east-1.
+        file: a table; None = the one that comes with perennial.
+
+    Raises:
+        StateError: the table cannot be read.
+    """
+    text = file.read_text("utf-8") if file else files("perennial.cost").joinpath("prices.csv").read_text("utf-8")
+    rows = csv.DictReader(text.splitlines())
+    if tuple(rows.fieldnames or ()) != COLUMNS:
+        raise StateError(f"{file or FILE} has the columns {rows.fieldnames}; they must be {', '.join(COLUMNS)}")
+    table = {}
+    for number, row in enumerate(rows, start=2):
+        try:
+            where, item, usd, unit, as_of, source = (row[name] for name in COLUMNS)
+            price = Price(where, item, float(usd), unit, as_of, source)
+        except (TypeError, ValueError):
+            price = None
+        if price is None or not (math.isfinite(price.usd) and price.usd > 0) or not _is_month(price.as_of):
+            raise StateError(
+                f"line {number} of {file or FILE} is no price ({', '.join(map(str, row.values()))}); "
+                "write region,item,USD above 0,unit,YYYY-MM,source"
+            )
+        if (price.region, price.item) in table:
+            raise StateError(f"line {number} of {file or FILE} repeats {price.region},{price.item}; keep one of them")
+        table[price.region, price.item] = price
+    return Prices(table, region)
+
+
+def _is_month(text: str) -> bool:
+    year, _, month = text.partition("-")
+    return len(year) == 4 and year.isdigit() and len(month) == 2 and month.isdigit() and 1 <= int(month) <= 12
