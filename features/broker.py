@@ -77,18 +77,21 @@ class TopicsFound:
     """What a broker tells of some topics, and lets read.
 
     Attributes:
-        brokers: how many there are.
         partitions: number of partitions by topic, of those that can be read.
         refused: of the others, Kafka's own word for why, such as UnknownTopicOrPartitionError.
     """
 
-    brokers: int
     partitions: Mapping[str, int]
     refused: Mapping[str, str]
 
 
 def try_topics(settings: Settings, topics: Sequence[str], within_ms: int) -> TopicsFound:
     """Look for topics, and fetch from each; none is made, and no position is moved.
+
+    Args:
+        settings: where the broker is.
+        topics: to look for; none = only see whether a broker answers.
+        within_ms: after which a broker that says nothing counts as none.
 
     Raises:
         UnreachableError: no broker answers.
@@ -101,10 +104,11 @@ def try_topics(settings: Settings, topics: Sequence[str], within_ms: int) -> Top
     with reaching(settings):
         admin = open_client(KafkaAdminClient, settings, bootstrap_timeout_ms=within_ms)
         try:
-            brokers = len(admin.describe_cluster()["brokers"])
-            told = admin.describe_topics(list(topics)) if topics else []
+            # Unlike a consumer's question, this one makes no topic.
+            told = admin.describe_topics(list(topics) or None)
         finally:
             admin.close()
+        told = [topic for topic in told if topic["name"] in topics]
         partitions = {topic["name"]: len(topic["partitions"]) for topic in told if not topic["error_code"]}
         refused = {t["name"]: for_code(t["error_code"]).__name__ for t in told if t["error_code"]}
         for topic in list(partitions):
@@ -121,7 +125,7 @@ def try_topics(settings: Settings, topics: Sequence[str], within_ms: int) -> Top
                 refused[topic] = type(error).__name__
             finally:
                 consumer.close()
-    return TopicsFound(brokers, partitions, refused)
+    return TopicsFound(partitions, refused)
 
 
 def ensure_topics(settings: Settings, topics: Iterable[str], partitions: int = 1) -> None:

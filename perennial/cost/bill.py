@@ -145,7 +145,8 @@ def region_of(plan: Values) -> str | None:
 
 
 def _line(part: str, uses: list[Use], prices: Prices) -> Line:
-    missing = [how_to_add(prices.region, item, use.unit) for use in uses for item in use.items if not prices.get(item)]
+    asked = [(use, item, prices.get(item)) for use in uses for item in use.items]
+    missing = [how_to_add(prices.region, item, use.unit) for use, item, p in asked if not p or p.unit not in PER_MONTH]
     if missing:
         return Line(part, None, None, tuple(dict.fromkeys(missing)))
     month = [

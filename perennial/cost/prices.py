@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
@@ -14,6 +15,7 @@ from perennial.errors import StateError
 FILE = "perennial/cost/prices.csv"
 COLUMNS = ("region", "item", "usd", "unit", "as_of", "source")
 ANYWHERE = "any"
+UNITS = ("hour", "month", "GB-month", "GB")
 
 
 @dataclass(frozen=True)
@@ -81,20 +83,16 @@ def read_prices(region: str, file: Path | None = None) -> Prices:
         StateError: the table cannot be read.
     """
     text = file.read_text("utf-8") if file else files("perennial.cost").joinpath("prices.csv").read_text("utf-8")
-    rows = csv.DictReader(text.splitlines())
-    if tuple(rows.fieldnames or ()) != COLUMNS:
-        raise StateError(f"{file or FILE} has the columns {rows.fieldnames}; they must be {', '.join(COLUMNS)}")
-    table = {}
+    rows = csv.reader(text.splitlines())
+    if (columns := tuple(next(rows, ()))) != COLUMNS:
+        raise StateError(f"{file or FILE} has the columns {', '.join(columns)}; they must be {', '.join(COLUMNS)}")
+    table: dict[tuple[str, str], Price] = {}
     for number, row in enumerate(rows, start=2):
-        try:
-            where, item, usd, unit, as_of, source = (row[name] for name in COLUMNS)
-            price = Price(where, item, float(usd), unit, as_of, source)
-        except (TypeError, ValueError):
-            price = None
-        if price is None or not (math.isfinite(price.usd) and price.usd > 0) or not _is_month(price.as_of):
+        price = _price(row)
+        if price is None:
             raise StateError(
-                f"line {number} of {file or FILE} is no price ({', '.join(map(str, row.values()))}); "
-                "write region,item,USD above 0,unit,YYYY-MM,source"
+                f"line {number} of {file or FILE} is no price ({','.join(row)}); write {','.join(COLUMNS)} with a price above "
+                f"0, a unit of {', '.join(UNITS)}, and a month YYYY-MM"
             )
         if (price.region, price.item) in table:
             raise StateError(f"line {number} of {file or FILE} repeats {price.region},{price.item}; keep one of them")
@@ -102,6 +100,12 @@ def read_prices(region: str, file: Path | None = None) -> Prices:
     return Prices(table, region)
 
 
-def _is_month(text: str) -> bool:
-    year, _, month = text.partition("-")
-    return len(year) == 4 and year.isdigit() and len(month) == 2 and month.isdigit() and 1 <= int(month) <= 12
+def _price(row: list[str]) -> Price | None:
+    """A line of the table; None if it is none."""
+    try:
+        region, item, usd, unit, as_of, source = row
+        price = Price(region, item, float(usd), unit, as_of, source)
+    except ValueError:
+        return None
+    fits = math.isfinite(price.usd) and price.usd > 0 and (unit in UNITS or region == ANYWHERE)
+    return price if fits and re.fullmatch(r"\d{4}-(0[1-9]|1[0-2])", as_of) else None
