@@ -78,6 +78,8 @@ def _properties(warehouse: str, options: dict[str, str]) -> dict[str, Any]:
 def try_files(settings: Settings, name: str) -> None:
     """Write, read and delete a file of the lake's warehouse, the way in which tables do.
 
+    In an S3 warehouse that was empty, Arrow leaves the folder's own mark, an object without bytes.
+
     Args:
         settings: where the files are.
         name: of the file, which nothing else may have.

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from perennial.cost.bill import Bill
     from perennial.cost.prices import Prices
-    from perennial.cost.retrain import RetrainCosts
+    from perennial.cost.retrain import RetrainCost, RetrainCosts
 
 PLAN_COMMAND = "terraform show -json PLAN"
 HOW_TO_PLAN = "terraform plan -out=plan && terraform show -json plan > plan.json"
@@ -49,7 +49,7 @@ def cost(
 
     from perennial import terraform
     from perennial.cost.bill import bill_of, gpu_types, region_of
-    from perennial.cost.prices import how_to_add, read_prices
+    from perennial.cost.prices import read_prices
     from perennial.cost.retrain import retrain_costs
     from perennial.cost.spot import spot_prices
     from perennial.settings import settings
@@ -67,9 +67,7 @@ def cost(
     types = gpu_types(planned) if planned else DEFAULT_TYPES
     retrain = retrain_costs(work_h, types, prices, spot_prices(region, types, now)) if work_h and types else None
     missing = [sentence for line in (bill.lines if bill else ()) for sentence in line.missing]
-    missing += [
-        how_to_add(region, f"ec2/{t.instance_type}") for t in (retrain.types if retrain else ()) if t.saving is None
-    ]
+    missing += [sentence for one in (retrain.types if retrain else ()) if (sentence := _unknown(one, region))]
     if not work_h:
         missing.append(f"say how long a retrain takes: --hours 0.5, or run `perennial retrain {pipeline}` first")
     if planned and not types:
@@ -104,6 +102,17 @@ def cost(
             _say(console, "INCONCLUSIVE. " + "\n              ".join(missing))
     if missing:
         raise typer.Exit(1)
+
+
+def _unknown(one: RetrainCost, region: str) -> str | None:
+    """What is needed to know what a retrain on a type costs; None if it is known."""
+    from perennial.cost.prices import how_to_add
+
+    if one.on_demand_usd_h is None:
+        return how_to_add(region, f"ec2/{one.instance_type}")
+    if one.spot_usd_h is None:
+        return f"EC2 tells no price of {one.instance_type} on spot in {region}: take another type or region"
+    return None
 
 
 def _on_record(pipeline: str) -> tuple[float | None, str]:

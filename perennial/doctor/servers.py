@@ -196,7 +196,12 @@ def scoring(settings: Settings, pipeline: str | None) -> Finding:
     if not serving.is_success:
         detail = _json(serving).get("detail", serving.status_code)
         return unclear(f"{address} serves no {pipeline}: {detail}", f"release a model: perennial retrain {pipeline}")
-    champion = (_json(serving).get("champion") or {}).get("version")
+    told = _json(serving)
+    if problem := told.get("problem"):
+        return failed(
+            f"{address}: {problem}", f"see its log; `perennial rollback {pipeline}` returns to the version before"
+        )
+    champion = (told.get("champion") or {}).get("version")
     if champion is None:
         return unclear(f"{address} has no champion of {pipeline}", f"release a model: perennial retrain {pipeline}")
     return passed(f"{address} serves version {champion} of {pipeline}")

@@ -1,0 +1,130 @@
+"""`perennial doctor`: how its checks are run, this computer, and the command."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from findings_seen import ERROR, FAIL, PASS, said, status, status_of
+from packaging.requirements import Requirement
+
+from perennial.doctor import machine
+from perennial.doctor.findings import Finding, passed, run_checks
+from perennial.errors import UsageError
+
+if TYPE_CHECKING:
+    from conftest import Broker
+
+
+def test_checks_run_side_by_side_and_one_that_hangs_keeps_nobody() -> None:
+    forever = threading.Event()
+    both = threading.Barrier(2, timeout=10)
+
+    def meets() -> Finding:
+        both.wait()  # alone it would never come on
+        return passed("met")
+
+    def hangs() -> Finding:
+        forever.wait()
+        return passed("never")
+
+    begin = time.monotonic()
+    found = run_checks({"hangs": hangs, "one": meets, "other": meets}, limit_s=1.0)
+    assert time.monotonic() - begin < 5
+    assert [f.verdict.status for f in found.values()] == [ERROR, PASS, PASS]
+    assert list(found) == ["hangs", "one", "other"]
+    assert "no answer within 1 s" in said(found["hangs"])
+    forever.set()
+
+
+def test_a_check_that_breaks_is_an_error_and_its_words_are_kept_back() -> None:
+    def breaks() -> Finding:
+        raise RuntimeError("postgresql://me:hunter2@db")
+
+    def refuses() -> Finding:
+        raise UsageError("the value is 3; write 4")
+
+    found = run_checks({"breaks": breaks, "refuses": refuses}, limit_s=5.0)
+    assert status_of(found, "breaks") is ERROR
+    assert "hunter2" not in said(found["breaks"])
+    assert "RuntimeError" in said(found["breaks"])
+    assert (status_of(found, "refuses"), found["refuses"].verdict.reason) == (FAIL, "the value is 3; write 4")
+
+
+def test_an_old_python_fails() -> None:
+    assert status(machine.python((3, 10, 9))) is FAIL
+    assert status(machine.python()) is PASS
+
+
+def test_packages_as_they_are_installed_fit_what_perennial_asks_for() -> None:
+    assert said(machine.packages()).startswith("4"), said(machine.packages())
+    assert status(machine.packages()) is PASS
+
+
+def test_a_package_of_the_wrong_version_fails_and_says_why_it_matters() -> None:
+    wrong = [Requirement("fastapi<0.1"), Requirement("no-such-package>=1"), Requirement("rich>=1")]
+    wrong.append(Requirement("also-missing; python_version < '3'"))
+    finding = machine.packages(wrong)
+    assert status(finding) is FAIL
+    assert "Prefect's server does not start" in said(finding)
+    assert "no-such-package is not installed" in said(finding)
+    assert "rich" not in said(finding)
+    assert "also-missing" not in said(finding)
+
+
+def test_a_home_that_cannot_be_written_to_fails(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    finding = machine.home(tmp_path / "file" / "home")
+    assert status(finding) is FAIL
+    assert "is a file" in said(finding)
+    assert status(machine.home(Path("/proc/perennial"))) is FAIL  # where not even root can make a folder
+    assert status(machine.home(Path("/sys"))) is FAIL
+
+
+def test_a_home_that_is_not_there_yet_is_not_made(tmp_path: Path) -> None:
+    finding = machine.home(tmp_path / "a" / "b")
+    assert "not made yet" in said(finding)
+    assert "free_gb" in finding.verdict.measurements
+    assert list(tmp_path.iterdir()) == []
+
+
+def doctor(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(root), "PERENNIAL_HOME": str(home), "COLUMNS": "80"}
+    command = [sys.executable, "-m", "perennial.cli", "doctor", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=90)
+
+
+def test_a_new_computer_is_told_what_is_not_there_and_nothing_is_made(tmp_path: Path) -> None:
+    ended = doctor(tmp_path / "home", "flights")
+    assert "topics" in ended.stdout
+    assert "perennial up" in ended.stdout
+    assert max(map(len, ended.stdout.splitlines())) <= 80
+    assert not (tmp_path / "home").exists()
+
+
+def test_a_failure_is_status_1_and_json_says_which(
+    tmp_path: Path, free_port: int, monkeypatch: pytest.MonkeyPatch, broker: Broker
+) -> None:
+    monkeypatch.setenv("PERENNIAL_KAFKA_BOOTSTRAP_SERVERS", broker.address)
+    monkeypatch.setenv("PERENNIAL_DATABASE_URL", f"postgresql+psycopg://me:hunter2@127.0.0.1:{free_port}/db")
+    ended = doctor(tmp_path / "home", "--json")
+    told = json.loads(ended.stdout)
+    assert (ended.returncode, told["healthy"]) == (1, False)
+    assert told["checks"]["kafka"]["status"] == "PASS"
+    assert told["checks"]["ledger"]["status"] == "FAIL"
+    assert "hunter2" not in ended.stdout + ended.stderr
+
+
+def test_a_pipeline_that_nobody_knows_is_refused(tmp_path: Path) -> None:
+    ended = doctor(tmp_path, "nobody")
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert "nobody" in ended.stderr
