@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from perennial.infra_outputs import NEEDED
 from perennial.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -26,6 +27,7 @@ VALUES: dict[str, Any] = {
     "kafka_options": OPTIONS,
     "lake_warehouse": "s3://perennial-lake/lake",
     "lake_catalog_uri": "glue://eu-central-1",
+    "checkpoints": "s3://perennial-artifacts/checkpoints",
     "mlflow_artifact_root": "s3://perennial-artifacts/mlflow",
     "database_host": "perennial.rds",
     "database_port": 5432,
@@ -93,9 +95,10 @@ def test_the_cluster_gets_plain_lines_as_env_files_have_them() -> None:
         "AWS_REGION": "eu-central-1",
         "AWS_DEFAULT_REGION": "eu-central-1",
         "PERENNIAL_KAFKA_BOOTSTRAP_SERVERS": "b-1.k:9098,b-2.k:9098",
-        "PERENNIAL_KAFKA_OPTIONS": '{"security_protocol": "SASL_SSL", "sasl_mechanism": "AWS_MSK_IAM"}',
+        "PERENNIAL_KAFKA_OPTIONS": '{"security_protocol":"SASL_SSL","sasl_mechanism":"AWS_MSK_IAM"}',
         "PERENNIAL_LAKE_WAREHOUSE": "s3://perennial-lake/lake",
         "PERENNIAL_LAKE_CATALOG_URI": "glue://eu-central-1",
+        "PERENNIAL_CHECKPOINTS": "s3://perennial-artifacts/checkpoints",
         "CLUSTER_NAME": "perennial",
         "WORKER_REPOSITORY": "1.dkr.ecr/perennial/worker",
         "SERVICE_REPOSITORY": "1.dkr.ecr/perennial/service",
@@ -164,3 +167,24 @@ def test_without_terraform_a_file_is_asked_for(tmp_path: Path) -> None:
 
 def test_two_ways_to_write_are_refused() -> None:
     assert "leave one out" in outputs("-", "--env", "--json", told="{}").stderr
+
+
+def test_a_shell_can_read_the_clusters_lines_too(tmp_path: Path) -> None:
+    plain = {**VALUES, "online_store_secret_arn": f"{ARN}perennial/online-store"}
+    (tmp_path / "addresses.env").write_text(outputs("-", "--env", told=as_terraform_writes(plain)).stdout)
+    command = f'. "{tmp_path}/addresses.env"; echo "$WORKER_REPOSITORY"'
+    read = subprocess.run(["sh", "-c", command], capture_output=True, text=True)
+    assert (read.stdout.strip(), read.stderr) == ("1.dkr.ecr/perennial/worker", "")
+
+
+@pytest.mark.parametrize("overlay", ["small", "production"])
+def test_the_clusters_lines_are_those_of_its_example(overlay: str) -> None:
+    example = (ROOT / "infra/kubernetes/overlays" / overlay / "addresses.env.example").read_text()
+    printed = outputs("-", "--env", told=as_terraform_writes(VALUES)).stdout
+    names, expected = (sorted(line.partition("=")[0] for line in text.splitlines()) for text in (printed, example))
+    assert names == expected
+
+
+def test_every_output_that_is_needed_is_one_of_terraforms() -> None:
+    declared = re.findall(r'^output "(\w+)"', (ROOT / "infra/terraform/outputs.tf").read_text(), re.MULTILINE)
+    assert NEEDED.keys() <= set(declared)
