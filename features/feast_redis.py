@@ -44,6 +44,7 @@ from perennial.errors import StateError, UnreachableError, UsageError
 from feast.infra.online_stores.helpers import _mmh3 as field_of
 from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreConfig
 
+PASSWORD_KEPT_S = 60.0
 SECRET_SETTING = "PERENNIAL_ONLINE_STORE_SECRET_ARN"
 CONNECT_S = 3.0
 ANSWER_S = 10.0
@@ -305,7 +306,7 @@ class SecretPassword(redis.CredentialProvider):
 
     def get_credentials(self) -> tuple[str]:
         """The password, as it is now."""
-        return (self._secret.read()["password"],)
+        return (self._secret.read(PASSWORD_KEPT_S)["password"],)
 
 
 def open_client(library: Any, url: SecretStr, secret_arn: str = "") -> Any:

@@ -31,7 +31,7 @@ def doctor(
     from perennial.doctor.findings import run_checks
     from perennial.settings import settings
     from pipelines.spec import add_pipelines_dir, load_pipeline
-    from validation.verdict import Status
+    from validation.verdict import Status, worst
 
     current = settings()
     if current.pipelines_dir:
@@ -41,7 +41,8 @@ def doctor(
     bad = [name for name, one in found.items() if one.verdict.status >= Status.ERROR]
     if as_json:
         told = {name: {**one.verdict.as_dict(), "mend": one.mend} for name, one in found.items()}
-        print(json.dumps({"healthy": not bad, "checks": told}, indent=2))
+        status = worst(one.verdict for one in found.values()).status.name
+        print(json.dumps({"status": status, "checks": told}, indent=2))
     else:
         console = Console()
         console.print(_table(found))

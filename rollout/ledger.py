@@ -72,6 +72,7 @@ class Examined:
         dialect: sqlite or postgresql.
         version: of the server.
         has_tables: whether anything of a ledger is there.
+        may_make_tables: whether this user may; True of a file.
         missing: columns that it lacks, as `table.column`.
         now: the server's clock; None of a file.
     """
@@ -80,6 +81,7 @@ class Examined:
     dialect: str
     version: str
     has_tables: bool
+    may_make_tables: bool
     missing: tuple[str, ...]
     now: datetime | None
 
@@ -258,15 +260,18 @@ class Ledger:
                 missing += [f"{table.name}.{c.name}" for c in table.columns if c.name not in there]
             tables = any(inspector.has_table(table.name) for table in _METADATA.sorted_tables)
             version = ".".join(map(str, connection.dialect.server_version_info or ()))
-            now = None
+            now, may_make_tables = None, True
             if connection.dialect.name == "postgresql":
-                now = connection.execute(sa.select(sa.func.clock_timestamp())).scalar_one()
+                may = sa.func.has_schema_privilege(sa.func.current_schema(), "CREATE")
+                now, may_make_tables = connection.execute(sa.select(sa.func.clock_timestamp(), may)).one()
             if tables and not missing:
                 try_out = connection.begin_nested()
                 connection.execute(_LEASES.insert().values(pipeline=f"try-out {uuid4()}", until=datetime.now(UTC)))
                 try_out.rollback()
             connection.rollback()
-        return Examined(self._address, connection.dialect.name, version, tables, tuple(missing), now)
+        return Examined(
+            self._address, connection.dialect.name, version, tables, bool(may_make_tables), tuple(missing), now
+        )
 
     def close(self) -> None:
         """Give the connections back."""

@@ -54,7 +54,7 @@ def expect(work_h: float, model: Interruptions) -> Expected:
 
     with r the time of a start, which may be interrupted, and d the time without a node, which may not. For d = 0 it is the
     exact run time of J. T. Daly, A higher order estimate of the optimum checkpoint interval for restart dumps, Future
-    Generation Computer Systems 22 (2006), section 3; with d it is in T. Herault and Y. Robert (eds.), Fault-Tolerance
+    Generation Computer Systems 22 (2006); with d it is in T. Herault and Y. Robert (eds.), Fault-Tolerance
     Techniques for High-Performance Computing, Springer 2015, chapter 1. The first start is a stretch of its own, after
     whose interruption nothing but itself has to be done again: r = 0 and s = start_h. Interruptions come at their rate
     while a node is there, so that there are rate * paid_h of them, and wall_h = paid_h + d * rate * paid_h.

@@ -29,6 +29,9 @@ def ledger(settings: Settings) -> Finding:
     finally:
         opened.close()
     told = f"{found.dialect} {found.version} at {found.address}"
+    if not found.may_make_tables and (found.missing or not found.has_tables):
+        mend = "let it: ALTER DATABASE ... OWNER TO this user, or GRANT CREATE ON SCHEMA public"
+        return failed(f"{told} has no ledger, and this user may not make its tables", mend)
     if not found.has_tables:
         return unclear(f"{told} has no ledger yet", MADE)
     if found.missing:

@@ -118,7 +118,7 @@ def test_a_failure_is_status_1_and_json_says_which(
     monkeypatch.setenv("PERENNIAL_DATABASE_URL", f"postgresql+psycopg://me:hunter2@127.0.0.1:{free_port}/db")
     ended = doctor(tmp_path / "home", "--json")
     told = json.loads(ended.stdout)
-    assert (ended.returncode, told["healthy"]) == (1, False)
+    assert (ended.returncode, told["status"]) == (1, "FAIL")
     assert told["checks"]["kafka"]["status"] == "PASS"
     assert told["checks"]["ledger"]["status"] == "FAIL"
     assert "hunter2" not in ended.stdout + ended.stderr

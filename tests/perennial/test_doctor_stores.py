@@ -65,6 +65,24 @@ def test_a_ledger_that_may_only_be_read_fails(tmp_path: Path, postgres: str) -> 
     assert "permission denied" in said(found["ledger"])
 
 
+def test_a_user_who_may_make_no_tables_fails_before_anybody_needs_them(tmp_path: Path, postgres: str) -> None:
+    folder = postgres.partition("host=")[2]
+    name = f"poor_{time.monotonic_ns()}"
+    with psycopg.connect(f"host={folder} user=perennial dbname=postgres", autocommit=True) as owner:
+        owner.execute(f"CREATE DATABASE {name}")
+        owner.execute(f"CREATE ROLE {name} LOGIN")
+    # PostgreSQL 15 and newer let only a database's owner make tables in it; older ones are asked the same way.
+    with psycopg.connect(f"host={folder} user=perennial dbname={name}", autocommit=True) as owner:
+        owner.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+    settings = Settings(home=tmp_path, database_url=f"postgresql+psycopg://{name}@/{name}?host={folder}")
+    finding = stores.ledger(settings)
+    assert status(finding) is FAIL
+    assert "may not make its tables" in said(finding)
+    with psycopg.connect(f"host={folder} user=perennial dbname={name}", autocommit=True) as owner:
+        owner.execute(f"GRANT CREATE ON SCHEMA public TO {name}")
+    assert status(stores.ledger(settings)) is INCONCLUSIVE
+
+
 def test_clocks_that_disagree_are_told(tmp_path: Path, postgres: str, monkeypatch: pytest.MonkeyPatch) -> None:
     class Ahead(datetime):
         @classmethod
