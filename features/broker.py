@@ -17,6 +17,11 @@ T = TypeVar("T")
 logging.getLogger("kafka").setLevel(logging.CRITICAL)
 
 
+def load() -> None:
+    """Import kafka-python now, for those who are about to use it in threads."""
+    import kafka  # noqa: F401
+
+
 @contextmanager
 def reaching(settings: Settings) -> Iterator[None]:
     """What kafka-python raises within the block, as our errors.

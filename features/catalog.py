@@ -91,7 +91,7 @@ def try_files(settings: Settings, name: str) -> None:
     from pyiceberg.io import load_file_io
 
     options = {option: _as_text(value) for option, value in settings.lake_options.items()}
-    waiting = {"s3.connect-timeout": str(CONNECT_S), "s3.request-timeout": str(CONNECT_S)}
+    waiting = {"s3.connect-timeout": "2", "s3.request-timeout": "2"}
     properties = _properties(settings.warehouse, {**waiting, **options})
     address = f"{properties['warehouse'].rstrip('/')}/{name}"
     with answering(settings.catalog_uri, settings.warehouse):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -49,14 +51,20 @@ def doctor(
         open_ = sum(one.verdict.status is Status.INCONCLUSIVE for one in found.values())
         good = len(found) - len(bad) - open_
         console.print(f"{good} pass, {open_} inconclusive, {len(bad)} fail.", highlight=False)
+    if any(one.verdict.status is Status.ERROR for one in found.values()):
+        # A check that still waits for an answer, in a library that is not Python, would hold up the end.
+        sys.stdout.flush()
+        os._exit(1)
     if bad:
         raise typer.Exit(1)
 
 
 def checks_of(settings: Settings, spec: PipelineSpec | None) -> dict[str, Check]:
     """The checks that apply, by name. Imports what they need, which would not fit into their time."""
+    from features import broker
     from perennial.doctor import aws, machine, servers, stores, stream
 
+    broker.load()
     name = spec.name if spec else None
     checks: dict[str, Check] = {
         "python": machine.python,

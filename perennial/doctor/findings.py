@@ -62,7 +62,8 @@ def run_checks(checks: Mapping[str, Check], limit_s: float) -> dict[str, Finding
             found[name] = failed(error.what)
         except Exception as error:  # noqa: BLE001 - one check's defect keeps no other from being told
             # Its words may hold a password.
-            found[name] = Finding(Verdict(Status.ERROR, f"the check itself failed with {type(error).__name__}"))
+            broken = Verdict(Status.ERROR, f"the check came to no end ({type(error).__name__})")
+            found[name] = Finding(broken, "see whether its address is right, and what answers there")
 
     # Daemons: what never answers must not keep the process from ending.
     threads = [threading.Thread(target=work, args=one, daemon=True) for one in checks.items()]

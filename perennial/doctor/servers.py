@@ -114,6 +114,9 @@ def prefect(settings: Settings) -> Finding:
 
 def work_pool(settings: Settings) -> Finding:
     """Whether the work pool is there and a worker takes its runs."""
+    reached = _get(settings, "prefect_api_url", "/health")  # a 404 of something else says nothing of work pools
+    if isinstance(reached, Finding):
+        return reached
     answer = _get(settings, "prefect_api_url", f"/work_pools/{WORK_POOL}", accept=(404,))
     if isinstance(answer, Finding):
         return answer

@@ -6,7 +6,7 @@ import socket
 import ssl
 from collections.abc import Mapping, Sequence
 
-from features.broker import try_topics
+from features.broker import TopicsFound, try_topics
 from perennial.doctor.findings import Finding, failed, passed, unclear
 from perennial.errors import UnreachableError
 from perennial.settings import Settings
@@ -29,11 +29,9 @@ def kafka(settings: Settings) -> Finding:
     """Whether a broker answers, in the way in which the settings speak to it."""
     if told := _no_answer(settings):
         return told
-    try:
-        try_topics(settings, (), BOOTSTRAP_MS)
-    except UnreachableError:
-        # Something listens there; what it speaks is the question.
-        return _not_understood(settings)
+    found = _asked(settings, ())
+    if isinstance(found, Finding):
+        return found
     way = settings.kafka_options.get("security_protocol", "PLAINTEXT")
     return passed(f"answers at {settings.kafka_bootstrap_servers}, {way}")
 
@@ -42,7 +40,9 @@ def topics(settings: Settings, names: Sequence[str]) -> Finding:
     """Whether each topic is there, and lets itself be read."""
     if told := _no_answer(settings):
         return told
-    found = try_topics(settings, names, BOOTSTRAP_MS)
+    found = _asked(settings, names)
+    if isinstance(found, Finding):
+        return found
     if found.refused:
         lines = [f"{topic} {MENDS.get(why, why)}" for topic, why in sorted(found.refused.items())]
         denied = "TopicAuthorizationFailedError" in found.refused.values()
@@ -88,6 +88,14 @@ def _no_answer(settings: Settings) -> Finding | None:
     if "kafka_bootstrap_servers" not in settings.model_fields_set:
         return unclear(NO_STACK, BEGIN_STACK.format("PERENNIAL_KAFKA_BOOTSTRAP_SERVERS"))
     return failed(_listed(reasons), "start it, let this computer reach it, or mend PERENNIAL_KAFKA_BOOTSTRAP_SERVERS")
+
+
+def _asked(settings: Settings, names: Sequence[str]) -> TopicsFound | Finding:
+    """What a broker tells; or why none does, where something listens."""
+    try:
+        return try_topics(settings, names, BOOTSTRAP_MS)
+    except UnreachableError:
+        return _not_understood(settings)
 
 
 def _listed(reasons: Mapping[str, str | None]) -> str:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import socket
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -122,6 +125,41 @@ def test_a_failure_is_status_1_and_json_says_which(
     assert told["checks"]["kafka"]["status"] == "PASS"
     assert told["checks"]["ledger"]["status"] == "FAIL"
     assert "hunter2" not in ended.stdout + ended.stderr
+
+
+@pytest.fixture
+def mute() -> Iterator[str]:
+    """Somebody who takes every connection and never says a word."""
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as server:
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
+def test_addresses_that_never_answer_hold_nobody_up(tmp_path: Path, mute: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {
+        "PERENNIAL_KAFKA_BOOTSTRAP_SERVERS": mute,
+        "PERENNIAL_DATABASE_URL": f"postgresql+psycopg://me:hunter2@{mute}/db",
+        "PERENNIAL_LAKE_WAREHOUSE": "s3://bucket/lake",
+        "PERENNIAL_LAKE_CATALOG_URI": "glue://us-east-1",
+        "PERENNIAL_LAKE_OPTIONS": json.dumps({"s3.endpoint": f"http://{mute}", "glue.endpoint": f"http://{mute}"}),
+        "PERENNIAL_ONLINE_STORE_URL": f"redis://{mute}",
+        "PERENNIAL_SCHEMA_REGISTRY_URL": f"http://{mute}",
+        "PERENNIAL_PUSHGATEWAY_URL": f"http://{mute}",
+        "PERENNIAL_SCORING_URL": f"http://{mute}",
+        "MLFLOW_TRACKING_URI": f"http://{mute}",
+        "PREFECT_API_URL": f"http://{mute}/api",
+        "AWS_ENDPOINT_URL": f"http://{mute}",
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "kept-out-of-messages",
+    }
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    ended = doctor(tmp_path / "home", "flights", "--json")
+    told = json.loads(ended.stdout)
+    passing = {name for name, check in told["checks"].items() if check["status"] == "PASS"}
+    assert (ended.returncode, passing, ended.stderr) == (1, {"python", "packages", "home"}, "")
+    assert not {"hunter2", "kept-out-of-messages"} & set(re.split(r"\W", ended.stdout))
+    for check in told["checks"].values():
+        assert check["status"] in ("PASS", "INCONCLUSIVE") or check["mend"] or ";" in check["reason"], check
 
 
 def test_a_pipeline_that_nobody_knows_is_refused(tmp_path: Path) -> None:

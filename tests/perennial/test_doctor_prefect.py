@@ -71,8 +71,11 @@ def test_a_server_of_our_version_passes_and_of_another_fails(
 
 
 def test_its_pages_in_place_of_its_api_are_told(api: str, tmp_path: Path) -> None:
-    finding = servers.prefect(Settings(home=tmp_path, prefect_api_url=api.removesuffix("/api")))
-    assert finding.verdict.status is Status.FAIL
+    settings = Settings(home=tmp_path, prefect_api_url=api.removesuffix("/api"))
+    for finding in (servers.prefect(settings), servers.work_pool(settings), servers.deployments(settings, "flights")):
+        assert finding.verdict.status is Status.FAIL
+        assert "PREFECT_API_URL" in finding.mend
+        assert "no work pool" not in finding.verdict.reason
 
 
 def test_the_work_pool_and_its_worker(api: str, tmp_path: Path) -> None:

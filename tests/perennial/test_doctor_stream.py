@@ -117,10 +117,11 @@ def tls_port(tmp_path: Path) -> Iterator[int]:
 
 
 def test_plain_words_to_a_port_that_speaks_tls_are_told_from_nobody_there(tmp_path: Path, tls_port: int) -> None:
-    finding = stream.kafka(kafka_settings(tmp_path, f"127.0.0.1:{tls_port}"))
-    assert status(finding) is FAIL
-    assert "speaks TLS, and the settings do not" in said(finding)
-    assert "security_protocol" in said(finding)
+    settings = kafka_settings(tmp_path, f"127.0.0.1:{tls_port}")
+    for finding in (stream.kafka(settings), stream.topics(settings, ["shop.sold.v1"])):
+        assert status(finding) is FAIL
+        assert "speaks TLS, and the settings do not" in said(finding)
+        assert "security_protocol" in said(finding)
 
 
 def test_tls_to_a_port_that_speaks_plain_words_is_told(tmp_path: Path, broker: Broker) -> None:
