@@ -23,7 +23,8 @@ SAID = {
     "size_nobody_knows": ("huge", "small or production"),
     "no_zones": ("0 entries", "name three different zones, or leave it out"),
     "the_same_zone_thrice": ("3 entries", "three different zones"),
-    "zones_of_another_region": ("outside us-east-1", "name zones of that region"),
+    "zones_of_another_region": ("eu-west-1a", "name zones of us-east-1, such as us-east-1a"),
+    "a_local_zone": ("us-east-1-bos-1a", "no local ones, or leave it out"),
     "range_that_is_none": ("10.42.0.0", "such as 10.42.0.0/16"),
     "range_not_at_its_first_address": ("10.42.0.9/16", "its first address"),
     "range_too_small": ("10.42.0.0/24", "/16 to /20"),
@@ -31,6 +32,8 @@ SAID = {
     "range_ipv6": ("fd00::/16", "10.0.0.0/8"),
     "api_open_to_all": ("0.0.0.0/0", "name your own addresses"),
     "api_address_without_length": ("198.51.100.7", "such as 198.51.100.7/32"),
+    "api_range_not_at_its_first_address": ("198.51.100.7/28", "such as 198.51.100.0/28"),
+    "api_private_range": ("10.0.0.0/16", "name public addresses"),
     "no_administrator": ("empty", "aws sts get-caller-identity"),
     "administrator_is_a_session": ("assumed-role/ops/ada", "write the role"),
     "administrator_is_everybody": ("role/*", "such as arn:aws:iam::123456789012:role/ops"),
@@ -41,7 +44,7 @@ SAID = {
     "half_a_gpu_node": ("1.5", "whole number"),
     "no_pipeline": ("[]", "name at least one"),
     "pipeline_with_a_hyphen": ("my-model", "underscores"),
-    "old_kubernetes": ("1.29", "1.33 or newer"),
+    "old_kubernetes": ("1.33", "1.34 or newer"),
     "tag_of_aws": ("aws:owner", "choose others"),
 }
 

@@ -157,6 +157,11 @@ run "production_stands_when_a_zone_falls" {
     condition     = alltrue([for type in aws_eks_node_group.gpu["gpu-spot"].instance_types : endswith(type, ".2xlarge")])
     error_message = "GPU types of different sizes are mixed, and the autoscaler would picture the wrong node"
   }
+  assert {
+    # Of the group there is no such metric: an alarm on it would be silent for ever.
+    condition     = toset([for alarm in aws_cloudwatch_metric_alarm.this : alarm.dimensions["CacheClusterId"] if alarm.namespace == "AWS/ElastiCache"]) == toset(["perennial-001", "perennial-002", "perennial-003"])
+    error_message = "nobody hears of it when a node of the online store is full"
+  }
 }
 
 run "without_addresses_the_kubernetes_api_stays_inside" {
