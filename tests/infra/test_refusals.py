@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from terraform import INFRA, Terraform
 pytestmark = pytest.mark.infra
 
 RUN = re.compile(r'^run "(\w+)" \{\n.*?^\}\n', re.MULTILINE | re.DOTALL)
+VALUES = re.compile(r"^  variables \{\n(.*?)^  \}\n", re.MULTILINE | re.DOTALL)
 EXPECTED = re.compile(r"^  expect_failures = \[var\.(\w+)\]\n", re.MULTILINE)
 # By run of refused.tftest.hcl: pieces of what is said, the value first, then the mend.
 SAID = {
@@ -49,25 +51,61 @@ SAID = {
 }
 
 
+def groups(runs: dict[str, tuple[str, str]]) -> list[dict[str, str]]:
+    """Runs that can be refused in one plan: each variable once, and zones not where the region they are of is wrong.
+
+    Args:
+        runs: by name, the variable that is wrong and the value's lines.
+
+    Returns:
+        Of each group, the name of a run by its variable.
+    """
+    apart = {"region": "availability_zones", "availability_zones": "region"}
+    made: list[dict[str, str]] = []
+    for run, (variable, _) in runs.items():
+        free = (group for group in made if variable not in group and apart.get(variable) not in group)
+        group = next(free, None)
+        if group is None:
+            made.append(group := {})
+        group[variable] = run
+    return made
+
+
 @pytest.fixture(scope="module")
-def said(initialized: Terraform, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What is said of each run when nobody expects it to fail. After such a run a file ends, so each gets its own."""
+def said(initialized: Terraform) -> dict[str, str]:
+    """What is said of each run's value when nobody expects it to be refused.
+
+    A file ends with a plan that is refused, so each gets its own.
+    """
     text = (INFRA / "tests" / "refused.tftest.hcl").read_text()
     preamble = text[: text.index("\nrun ")]
+    runs = {found[1]: (_wrong(found[0]), VALUES.search(found[0])[1]) for found in RUN.finditer(text)}  # type: ignore[index]
     folder = initialized.folder / "refused"
     folder.mkdir()
-    for found in RUN.finditer(text):
-        (folder / f"{found[1]}.tftest.hcl").write_text(preamble + "\n" + EXPECTED.sub("", found[0]))
+    made = groups(runs)
+    for number, group in enumerate(made):
+        values = "".join(runs[run][1] for run in group.values())
+        run = f'run "together" {{\n  command = plan\n  variables {{\n{values}  }}\n}}\n'
+        (folder / f"{number}.tftest.hcl").write_text(f"{preamble}\n{run}")
     result = initialized.run("test", "-json", "-test-directory=refused")
+    shutil.rmtree(folder)
     assert result.status == 1
     sentences: dict[str, str] = {}
     for line in result.output.splitlines():
         told = json.loads(line)
         if told["type"] == "diagnostic":
-            name = Path(told["@testfile"]).name.removesuffix(".tftest.hcl")
             assert told["diagnostic"]["summary"] == "Invalid value for variable", told["diagnostic"]
-            sentences[name] = sentences.get(name, "") + " " + told["diagnostic"]["detail"]
+            group = made[int(Path(told["@testfile"]).name.split(".")[0])]
+            # A sentence begins with the variable's name.
+            run = group[told["diagnostic"]["detail"].split()[0]]
+            sentences[run] = sentences.get(run, "") + " " + told["diagnostic"]["detail"]
     return sentences
+
+
+def _wrong(run: str) -> str:
+    found = EXPECTED.search(run)
+    assert found is not None, run
+    return found[1]
 
 
 @pytest.mark.parametrize("run", SAID)
@@ -81,9 +119,7 @@ def test_every_variable_that_can_be_wrong_has_a_refusal() -> None:
     validated = {
         block.split('"')[1 if block.startswith("variable") else 0] for block in variables if "validation {" in block
     }
-    runs = {
-        found[1]: EXPECTED.search(found[0])
-        for found in RUN.finditer((INFRA / "tests" / "refused.tftest.hcl").read_text())
-    }
+    text = (INFRA / "tests" / "refused.tftest.hcl").read_text()
+    runs = {found[1]: _wrong(found[0]) for found in RUN.finditer(text)}
     assert set(runs) == set(SAID)
-    assert {match[1] for match in runs.values() if match} == validated
+    assert set(runs.values()) == validated
