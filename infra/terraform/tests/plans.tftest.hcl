@@ -51,6 +51,10 @@ run "gpu_nodes_are_spot_first_and_none_is_there_until_it_is_needed" {
     condition     = aws_autoscaling_group_tag.gpu["gpu-spot/taint/perennial/capacity"].tag[0].value == "spot:NoSchedule" && aws_autoscaling_group_tag.gpu["gpu-on-demand/resources/nvidia.com/gpu"].tag[0].value == "1"
     error_message = "the autoscaler cannot know what a node of an empty group would have"
   }
+  assert {
+    condition     = alltrue([for group in aws_eks_node_group.gpu : contains(keys(group.labels), "k8s.amazonaws.com/accelerator")])
+    error_message = "the autoscaler would start a second node while the first one's GPU is not announced yet"
+  }
 }
 
 run "only_gpu_types_and_zones_that_the_region_has_are_asked_for" {
