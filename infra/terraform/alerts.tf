@@ -52,11 +52,6 @@ locals {
         dimensions  = { DBInstanceIdentifier = aws_db_instance.this.identifier }
         description = "The database has less than 2 GiB left. It grows by itself up to its limit: raise database_max_gb in sizes.tf."
       }
-      online-store-memory = {
-        namespace   = "AWS/ElastiCache", metric = "DatabaseMemoryUsagePercentage", statistic = "Maximum", above = true, threshold = 80, minutes = 5
-        dimensions  = { ReplicationGroupId = aws_elasticache_replication_group.this.replication_group_id }
-        description = "Redis is over 80 % full and refuses features when it is full: take a larger node in sizes.tf."
-      }
       stream-offline-partitions = {
         namespace   = "AWS/Kafka", metric = "OfflinePartitionsCount", statistic = "Maximum", above = true, threshold = 0, minutes = 5
         dimensions  = { "Cluster Name" = aws_msk_cluster.this.cluster_name }
@@ -66,6 +61,14 @@ locals {
         namespace   = "AWS/Events", metric = "MatchedEvents", statistic = "Sum", above = true, threshold = 5, minutes = 60
         dimensions  = { RuleName = aws_cloudwatch_event_rule.interruption["spot-interruption"].name }
         description = "More than five spot nodes of this account were taken in an hour: retrains go on, on demand or later, and cost more time."
+      }
+    },
+    {
+      # ElastiCache measures nodes and not the group; it numbers them 001, 002 and so on.
+      for node in range(1, local.size.online_store_replicas + 2) : format("online-store-memory-%03d", node) => {
+        namespace   = "AWS/ElastiCache", metric = "DatabaseMemoryUsagePercentage", statistic = "Maximum", above = true, threshold = 80, minutes = 5
+        dimensions  = { CacheClusterId = format("%s-%03d", aws_elasticache_replication_group.this.replication_group_id, node) }
+        description = "Redis is over 80 % full and refuses features when it is full: take a larger node in sizes.tf."
       }
     },
     {

@@ -38,6 +38,8 @@ resource "aws_eks_cluster" "this" {
     aws_iam_role_policy.cluster_key,
     aws_cloudwatch_log_group.this, # EKS would make it without a key and without an end
     aws_route.nat,
+    aws_route_table_association.private, # nodes need the way out from their first minute to their last
+    aws_route_table_association.public,
   ]
 }
 

@@ -2,6 +2,7 @@
 resource "aws_db_instance" "this" {
   #checkov:skip=CKV_AWS_157: size small has no standby, which would double its price; production has one
   #checkov:skip=CKV_AWS_133: backups are kept 7 or 30 days by size, which checkov cannot look up in sizes.tf
+  #checkov:skip=CKV2_AWS_30: log_statement would write the passwords of CREATE ROLE and ALTER ROLE into the log; slow statements are logged
   #checkov:skip=CKV_AWS_293: on unless deletion_protection is set to false, which is the documented way to destroy it
   identifier     = var.name
   engine         = "postgres"
@@ -34,6 +35,7 @@ resource "aws_db_instance" "this" {
   auto_minor_version_upgrade = true
   copy_tags_to_snapshot      = true
   deletion_protection        = var.deletion_protection
+  apply_immediately          = true # else a change waits for Sunday, and each plan until then shows it again
 
   # Even a wanted destroy leaves a snapshot, named by the VPC so that the next installation's does not meet it.
   skip_final_snapshot       = false
@@ -66,12 +68,6 @@ resource "aws_db_parameter_group" "this" {
   parameter {
     name  = "log_min_duration_statement"
     value = "1000"
-  }
-
-  # Structure changes only; what was selected and written may hold what people typed.
-  parameter {
-    name  = "log_statement"
-    value = "ddl"
   }
 
   lifecycle {

@@ -19,16 +19,19 @@ locals {
   gpu_taint  = { key = "nvidia.com/gpu", value = "present", effect = "NO_SCHEDULE" }
   spot_taint = { key = "perennial/capacity", value = "spot", effect = "NO_SCHEDULE" }
 
+  # By accelerator the autoscaler knows that a node without a GPU is one whose device plugin has not begun yet, and starts no second.
+  gpu_labels = { "perennial/pool" = "gpu", "nvidia.com/gpu.present" = "true", "k8s.amazonaws.com/accelerator" = "nvidia" }
+
   gpu_groups = {
     gpu-spot = {
       capacity_type = "SPOT"
-      labels        = { "perennial/pool" = "gpu", "perennial/capacity" = "spot", "nvidia.com/gpu.present" = "true" }
+      labels        = merge(local.gpu_labels, { "perennial/capacity" = "spot" })
       # A pod must say that it bears being interrupted.
       taints = [local.gpu_taint, local.spot_taint]
     }
     gpu-on-demand = {
       capacity_type = "ON_DEMAND"
-      labels        = { "perennial/pool" = "gpu", "perennial/capacity" = "on-demand", "nvidia.com/gpu.present" = "true" }
+      labels        = merge(local.gpu_labels, { "perennial/capacity" = "on-demand" })
       taints        = [local.gpu_taint]
     }
   }

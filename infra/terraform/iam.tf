@@ -64,7 +64,7 @@ locals {
     }
     connect_stream = {
       Effect   = "Allow"
-      Action   = ["kafka-cluster:Connect", "kafka-cluster:DescribeCluster"]
+      Action   = ["kafka-cluster:Connect", "kafka-cluster:DescribeCluster", "kafka-cluster:WriteDataIdempotently"] # kafka-python's producers do, by default
       Resource = [local.stream_cluster]
     }
     read_stream = {
@@ -198,7 +198,7 @@ resource "aws_eks_pod_identity_association" "workload" {
   depends_on = [aws_eks_addon.before_nodes]
 }
 
-# Disks that pods ask for are encrypted with the nodes' key.
+# For disks of pods whose storage class names the nodes' key.
 resource "aws_iam_role_policy" "disks" {
   name = "encrypt-disks"
   role = aws_iam_role.addon["aws-ebs-csi-driver"].id

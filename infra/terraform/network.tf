@@ -2,6 +2,9 @@ data "aws_availability_zones" "available" {
   #checkov:skip=CKV_AWS_394: a subnet stays in the zone it was made in, whatever this list says later
   state = "available"
 
+  # EKS takes no cluster in these, whatever letter an account has for them.
+  exclude_zone_ids = ["use1-az3", "usw1-az2", "cac1-az3"]
+
   # Local zones and zones that have to be asked for have neither the GPU types nor the managed stores.
   filter {
     name   = "opt-in-status"

@@ -9,6 +9,8 @@ resource "terraform_data" "deletion_protection" {
   }
 
   depends_on = [
+    terraform_data.catalog_protection,
+    terraform_data.installation,
     aws_autoscaling_group_tag.gpu,
     aws_budgets_budget.monthly,
     aws_cloudwatch_event_target.interruption,
@@ -46,4 +48,31 @@ resource "terraform_data" "deletion_protection" {
     aws_vpc_endpoint.s3,
     aws_vpc_security_group_ingress_rule.store,
   ]
+}
+
+# A pipeline that is no longer listed would take its Glue database, and what is known of its tables, with it.
+resource "terraform_data" "catalog_protection" {
+  for_each = var.pipelines
+  input    = var.deletion_protection
+
+  provisioner "local-exec" {
+    when    = destroy
+    command = self.input ? "echo deletion_protection is on, and ${each.key} is missing in pipelines: name it again, or set deletion_protection to false and run terraform apply first && exit 1" : "exit 0"
+  }
+
+  depends_on = [aws_glue_catalog_database.pipeline]
+}
+
+# What was said at the first apply. Of other values Terraform would make everything anew, and the events would be lost.
+resource "terraform_data" "installation" {
+  input = { name = var.name, region = var.region, vpc_cidr = var.vpc_cidr }
+
+  lifecycle {
+    ignore_changes = [input]
+
+    postcondition {
+      condition     = self.output == { name = var.name, region = var.region, vpc_cidr = var.vpc_cidr }
+      error_message = "This state is of ${self.output.name} in ${self.output.region} with ${self.output.vpc_cidr}, not of ${var.name} in ${var.region} with ${var.vpc_cidr}. They cannot be changed: write what was, or make another installation in a folder of its own."
+    }
+  }
 }

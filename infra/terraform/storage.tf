@@ -117,6 +117,10 @@ resource "aws_s3_bucket_lifecycle_configuration" "this" {
     noncurrent_version_expiration {
       noncurrent_days = local.old_versions_days[each.key]
     }
+    # What is left of a deleted file when its last version has gone; listings would step over it for ever.
+    expiration {
+      expired_object_delete_marker = true
+    }
     abort_incomplete_multipart_upload {
       days_after_initiation = 7
     }

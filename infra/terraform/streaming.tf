@@ -1,7 +1,12 @@
 # Kafka. Clients prove who they are by IAM (kafka-python: sasl_mechanism AWS_MSK_IAM), so there is no password to keep.
+locals {
+  # KRaft, since a cluster with ZooKeeper can neither become one without nor go on to Kafka 4.
+  kafka_version = "3.9.x.kraft"
+}
+
 resource "aws_msk_cluster" "this" {
   cluster_name           = var.name
-  kafka_version          = "3.8.x"
+  kafka_version          = local.kafka_version
   number_of_broker_nodes = 3
   enhanced_monitoring    = "PER_BROKER"
 
@@ -48,8 +53,8 @@ resource "aws_msk_cluster" "this" {
 }
 
 resource "aws_msk_configuration" "this" {
-  name           = var.name
-  kafka_versions = ["3.8.x"]
+  name           = "${var.name}-${replace(local.kafka_version, ".", "-")}" # the next version's is made beside it
+  kafka_versions = [local.kafka_version]
 
   # An event counts when two of three zones have it. Topics are made by who may write to them, which IAM says.
   server_properties = <<-PROPERTIES

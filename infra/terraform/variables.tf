@@ -46,8 +46,8 @@ variable "availability_zones" {
   }
 
   validation {
-    condition     = alltrue([for zone in coalesce(var.availability_zones, []) : startswith(zone, var.region)])
-    error_message = "availability_zones names zones outside ${var.region}; name zones of that region, or leave it out."
+    condition     = alltrue([for zone in coalesce(var.availability_zones, []) : can(regex("^${var.region}[a-z]$", zone))])
+    error_message = "availability_zones is ${jsonencode(coalesce(var.availability_zones, []))}; name zones of ${var.region}, such as ${var.region}a, and no local ones, or leave it out."
   }
 }
 
@@ -84,6 +84,16 @@ variable "api_access_cidrs" {
   validation {
     condition     = alltrue([for cidr in var.api_access_cidrs : try(tonumber(split("/", cidr)[1]) >= 8, true)])
     error_message = "api_access_cidrs is ${jsonencode(var.api_access_cidrs)}, which opens the Kubernetes API to nearly everybody; name your own addresses (`curl https://checkip.amazonaws.com` says which), or [] for none."
+  }
+
+  validation {
+    condition     = alltrue([for cidr in var.api_access_cidrs : try(cidrhost(cidr, 0) == split("/", cidr)[0], true)])
+    error_message = "api_access_cidrs is ${jsonencode(var.api_access_cidrs)}; write each range with its first address, such as 198.51.100.0/28."
+  }
+
+  validation {
+    condition     = alltrue([for cidr in var.api_access_cidrs : !can(regex("^(10\\.|127\\.|172\\.(1[6-9]|2[0-9]|3[01])\\.|192\\.168\\.)", cidr))])
+    error_message = "api_access_cidrs is ${jsonencode(var.api_access_cidrs)}, and nobody comes over the internet from a private range; name public addresses (`curl https://checkip.amazonaws.com` says yours), or []: inside the VPC the API always answers."
   }
 }
 
@@ -155,8 +165,8 @@ variable "kubernetes_version" {
   default     = "1.35"
 
   validation {
-    condition     = can(regex("^1\\.(3[3-9]|[4-9][0-9])$", var.kubernetes_version))
-    error_message = "kubernetes_version is \"${var.kubernetes_version}\"; write 1.33 or newer, such as 1.35."
+    condition     = can(regex("^1\\.(3[4-9]|[4-9][0-9])$", var.kubernetes_version))
+    error_message = "kubernetes_version is \"${var.kubernetes_version}\"; write 1.34 or newer, such as 1.35: AWS makes no cluster of a version whose standard support has ended."
   }
 }
 

@@ -6,6 +6,7 @@ Where there is nothing to look at, that is a finding, too.
 from __future__ import annotations
 
 import json
+from fnmatch import fnmatchcase
 from typing import Any
 
 AUTOSCALER_TAG = "k8s.io/cluster-autoscaler/node-template/"
@@ -153,6 +154,23 @@ def roles_that_may_too_much(iam: Any, prefix: str) -> list[str]:
                     wrong.append(f"{role} may {one['Action']} on everything")
                 wrong += [f"{role} may {action}" for action in one["Action"] if "*" in action]
     return wrong
+
+
+def what_a_role_lacks(iam: Any, role: str, needed: dict[str, list[str]]) -> list[str]:
+    """What the role's inline statements do not allow, of the actions needed on each resource; conditions are not looked at."""
+    allowed = []
+    for name in iam.list_role_policies(RoleName=role)["PolicyNames"]:
+        document = iam.get_role_policy(RoleName=role, PolicyName=name)["PolicyDocument"]
+        allowed += [one for one in statements(json.dumps(document)) if one["Effect"] == "Allow"]
+    return [
+        f"{role} may not {action} on {resource}"
+        for resource, actions in needed.items()
+        for action in actions
+        if not any(
+            action in one["Action"] and any(fnmatchcase(resource, pattern) for pattern in one["Resource"])
+            for one in allowed
+        )
+    ]
 
 
 def _buckets(s3: Any, prefix: str) -> list[str]:

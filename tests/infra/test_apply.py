@@ -167,6 +167,58 @@ def test_each_workload_has_a_role_of_its_own_that_may_nothing_about_everything(
     }
 
 
+def test_each_workload_may_do_what_it_does_and_not_what_others_do(
+    installation: Terraform, running_emulators: Emulators
+) -> None:
+    told, iam = installation.outputs(), running_emulators.client("iam")
+    cluster = running_emulators.client("kafka").list_clusters()["ClusterInfoList"][0]["ClusterArn"]
+    topic = cluster.replace(":cluster/", ":topic/") + "/flights.arrived.v1"
+    group = cluster.replace(":cluster/", ":group/") + "/perennial-flights"
+    lake, artifacts = f"arn:aws:s3:::{told['lake_bucket']}", f"arn:aws:s3:::{told['artifacts_bucket']}"
+    glue = f"arn:aws:glue:{REGION}:{ACCOUNT}"
+    key = running_emulators.client("kms").describe_key(KeyId="alias/perennial-data")["KeyMetadata"]["Arn"]
+    read, write = ["s3:GetObject"], ["s3:GetObject", "s3:PutObject", "s3:DeleteObject"]
+    tables = ["glue:GetTable", "glue:GetTables", "glue:CreateTable", "glue:UpdateTable"]
+    use_key = {key: ["kms:Decrypt", "kms:GenerateDataKey"]}
+    needed = {
+        # Events into the lake, positions told to the broker; models and progress of fits into the other bucket.
+        "perennial-worker": {
+            cluster: ["kafka-cluster:Connect", "kafka-cluster:WriteDataIdempotently"],
+            topic: ["kafka-cluster:DescribeTopic", "kafka-cluster:ReadData", "kafka-cluster:WriteData"],
+            group: ["kafka-cluster:DescribeGroup", "kafka-cluster:AlterGroup"],
+            lake: ["s3:ListBucket"],
+            f"{lake}/lake/flights.db/events/data/1.parquet": write,
+            f"{glue}:catalog": [*tables, "glue:CreateDatabase"],
+            f"{glue}:database/flights": [*tables, "glue:CreateDatabase"],
+            f"{glue}:table/flights/events": tables,
+            artifacts: ["s3:ListBucket"],
+            f"{artifacts}/mlflow/1/model.onnx": write,
+            f"{artifacts}/checkpoints/flights/1": write,
+            told["alert_topic_arn"]: ["sns:Publish"],
+            **use_key,
+        },
+        "perennial-service": {artifacts: ["s3:ListBucket"], f"{artifacts}/mlflow/1/model.onnx": read, **use_key},
+        "perennial-mlflow": {artifacts: ["s3:ListBucket"], f"{artifacts}/mlflow/1/model.onnx": write, **use_key},
+        "perennial-cluster-autoscaler": {
+            "*": ["autoscaling:DescribeAutoScalingGroups", "ec2:DescribeLaunchTemplateVersions"],
+            f"arn:aws:autoscaling:{REGION}:{ACCOUNT}:autoScalingGroup:1:autoScalingGroupName/eks-perennial-gpu-spot-1": [
+                "autoscaling:SetDesiredCapacity",
+                "autoscaling:TerminateInstanceInAutoScalingGroup",
+            ],
+            f"arn:aws:eks:{REGION}:{ACCOUNT}:nodegroup/perennial/perennial-gpu-spot/1": ["eks:DescribeNodegroup"],
+        },
+    }
+    assert [lack for role, needs in needed.items() for lack in account.what_a_role_lacks(iam, role, needs)] == []
+    others = {
+        "perennial-worker": {f"{glue}:database/billing": ["glue:GetTable"], lake: ["s3:DeleteBucket"]},
+        "perennial-service": {f"{artifacts}/mlflow/1/model.onnx": ["s3:PutObject"], f"{lake}/lake/x": ["s3:GetObject"]},
+        "perennial-mlflow": {topic: ["kafka-cluster:ReadData"], f"{lake}/lake/x": ["s3:GetObject"]},
+        "perennial-cluster-autoscaler": {told["database_secret_arn"]: ["secretsmanager:GetSecretValue"]},
+    }
+    for role, needs in others.items():
+        assert len(account.what_a_role_lacks(iam, role, needs)) == sum(map(len, needs.values())), role
+
+
 def test_stores_are_encrypted_private_and_ask_who_comes(installation: Terraform, running_emulators: Emulators) -> None:
     database = running_emulators.client("rds").describe_db_instances()["DBInstances"][0]
     assert database["StorageEncrypted"]
@@ -279,6 +331,28 @@ def test_checks_of_the_account_find_what_a_careless_change_takes_away(
     assert account.roles_that_may_too_much(client("iam"), "careless") == [
         "careless-mlflow may ['s3:GetObject', 's3:PutObject', 's3:DeleteObject', 's3:AbortMultipartUpload'] on everything"
     ]
+
+
+def test_a_pipeline_that_is_no_longer_listed_keeps_its_tables_while_protected(
+    installation: Terraform, running_emulators: Emulators
+) -> None:
+    before = installation.resources()
+    result = installation.run(*APPLY, "-refresh=false", "-var", 'pipelines=["weather"]')
+    assert result.status == 1
+    assert "flights is missing in pipelines: name it again" in " ".join(result.output.split())
+    assert running_emulators.client("glue").get_database(Name="flights")["Database"]["Name"] == "flights"
+    installation.must(*APPLY, "-refresh=false")
+    assert installation.resources() == before
+
+
+@pytest.mark.parametrize("change", ["vpc_cidr=10.43.0.0/16", "name=other"])
+def test_what_an_installation_is_cannot_be_changed(installation: Terraform, change: str) -> None:
+    result = installation.run(*PLAN, "-refresh=false", "-var", change)
+    assert result.status == 1
+    said = " ".join(result.output.replace("│", " ").split())
+    assert "This state is of perennial in us-east-1 with 10.42.0.0/16, not of" in said
+    assert change.partition("=")[2] in said
+    assert "make another installation in a folder of its own" in said
 
 
 def test_a_destroy_while_protected_is_refused_and_loses_nothing(

@@ -37,6 +37,9 @@ def test_a_node_group_that_does_not_go_to_zero_fails_terraforms_tests(initialize
     careless = Terraform(tmp_path)
     nodes = careless.folder / "gpu_spot.tf"
     nodes.write_text(re.sub(r"desired_size = 0", "desired_size = 1", nodes.read_text()))
+    plans = careless.folder / "tests" / "plans.tftest.hcl"
+    preamble, first, _ = plans.read_text().split("\nrun ", 2)
+    plans.write_text(f"{preamble}\nrun {first}")
     assert careless.init().status == 0
     result = careless.run("test", "-no-color", PLANS)
     assert result.status == 1

@@ -97,6 +97,14 @@ run "zones_of_another_region" {
   expect_failures = [var.availability_zones]
 }
 
+run "a_local_zone" {
+  command = plan
+  variables {
+    availability_zones = ["us-east-1a", "us-east-1b", "us-east-1-bos-1a"]
+  }
+  expect_failures = [var.availability_zones]
+}
+
 run "range_that_is_none" {
   command = plan
   variables {
@@ -149,6 +157,22 @@ run "api_address_without_length" {
   command = plan
   variables {
     api_access_cidrs = ["198.51.100.7"]
+  }
+  expect_failures = [var.api_access_cidrs]
+}
+
+run "api_range_not_at_its_first_address" {
+  command = plan
+  variables {
+    api_access_cidrs = ["198.51.100.7/28"]
+  }
+  expect_failures = [var.api_access_cidrs]
+}
+
+run "api_private_range" {
+  command = plan
+  variables {
+    api_access_cidrs = ["10.0.0.0/16"]
   }
   expect_failures = [var.api_access_cidrs]
 }
@@ -236,7 +260,7 @@ run "pipeline_with_a_hyphen" {
 run "old_kubernetes" {
   command = plan
   variables {
-    kubernetes_version = "1.29"
+    kubernetes_version = "1.33"
   }
   expect_failures = [var.kubernetes_version]
 }
