@@ -310,14 +310,15 @@ def test_checks_of_the_account_find_what_a_careless_change_takes_away(
         ("nodes.tf", 'http_tokens                 = "required"', 'http_tokens                 = "optional"'),
         ("gpu_spot.tf", "taints = [local.gpu_taint, local.spot_taint]", "taints = [local.gpu_taint]"),
         ("gpu_spot.tf", 'capacity_type = "SPOT"', 'capacity_type = "ON_DEMAND"'),
-        ("iam.tf", 'Resource = ["${aws_s3_bucket.this["artifacts"].arn}/*"]', 'Resource = ["*"]'),
+        ("cluster.tf", 'Resource = aws_kms_key.this["cluster"].arn', 'Resource = "*"'),
     ]
     for file, before, after in changes:
         text = (careless.folder / file).read_text()
         assert before in text, f"{file} has no {before!r} any more; take away something else"
         (careless.folder / file).write_text(text.replace(before, after))
     assert careless.init().status == 0
-    these = ("aws_s3_bucket_policy.this", "aws_eks_node_group.gpu", 'aws_iam_role_policy.workload["mlflow"]')
+    # The roles of workloads know every store, and would bring them all.
+    these = ("aws_s3_bucket_policy.this", "aws_eks_node_group.gpu", "aws_iam_role_policy.cluster_key")
     careless.must(*APPLY, "-var", "name=careless", *(f"-target={one}" for one in these))
     client = emulators_of_its_own.client
     takes_http = account.buckets_that_take_plain_http(client("s3"), f"careless-{ACCOUNT}-{REGION}")
@@ -329,7 +330,7 @@ def test_checks_of_the_account_find_what_a_careless_change_takes_away(
     assert len(account.groups_the_autoscaler_cannot_picture(client("eks"), client("autoscaling"), "careless")) > 0
     assert len(account.nodes_that_tell_their_credentials(client("ec2"), client("eks"), "careless")) == 2
     assert account.roles_that_may_too_much(client("iam"), "careless") == [
-        "careless-mlflow may ['s3:GetObject', 's3:PutObject', 's3:DeleteObject', 's3:AbortMultipartUpload'] on everything"
+        "careless-cluster may ['kms:Encrypt', 'kms:Decrypt', 'kms:DescribeKey', 'kms:CreateGrant'] on everything"
     ]
 
 
