@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import time
 import traceback
 import uuid
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,9 +12,9 @@ from typing import Any
 import boto3
 import polars as pl
 import pytest
+from aws_account import moto_server as moto_server
 from moto.core.exceptions import JsonRESTError
 from moto.glue.responses import GlueResponse
-from moto.server import ThreadedMotoServer
 from postgres import postgres as postgres  # a fixture
 
 from features.catalog import shown
@@ -29,17 +27,6 @@ from perennial.settings import Settings
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 SECRET = "kept-out-of-messages"
 SOON = timedelta(seconds=30)
-
-
-@pytest.fixture(scope="module")
-def aws() -> Iterator[str]:
-    """Address of a moto server, which speaks S3's and Glue's protocols."""
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
 
 
 def options(address: str) -> dict[str, Any]:
@@ -68,7 +55,7 @@ def lake(request: pytest.FixtureRequest, tmp_path: Path) -> Lake:
     catalog, files = request.param.split("+")
     given: dict[str, Any] = {}
     if files == "s3":
-        address = request.getfixturevalue("aws")
+        address = request.getfixturevalue("moto_server")
         given = {"lake_warehouse": f"s3://{new_bucket(address)}/a folder/lake", "lake_options": options(address)}
     if catalog == "postgresql":
         # As people write it: without the driver's name.
@@ -172,7 +159,7 @@ def files(lake: Lake) -> list[str]:
 
 
 def test_a_commit_between_glues_look_and_its_write_is_refused_by_the_version_it_names(
-    aws: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    moto_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """moto (5.2) takes UpdateTable's VersionId and does not look at it. Glue refuses one that is not the newest.
 
@@ -194,8 +181,8 @@ def test_a_commit_between_glues_look_and_its_write_is_refused_by_the_version_it_
     settings = Settings(
         home=tmp_path,
         lake_catalog_uri="glue://eu-central-1",
-        lake_warehouse=f"s3://{new_bucket(aws)}",
-        lake_options=options(aws),
+        lake_warehouse=f"s3://{new_bucket(moto_server)}",
+        lake_options=options(moto_server),
     )
     lake = Lake(settings, f"toys_{uuid.uuid4().hex[:8]}")
     lake.append("sold", sold(0), {0: 1})
@@ -243,19 +230,21 @@ def test_what_does_not_answer_is_told_soon_and_in_one_sentence(
     assert time.monotonic() - begun < 20
 
 
-def test_a_bucket_that_is_not_there_is_told_in_one_sentence(aws: str, tmp_path: Path) -> None:
-    settings = Settings(home=tmp_path, lake_warehouse="s3://nobody-made-this/lake", lake_options=options(aws))
+def test_a_bucket_that_is_not_there_is_told_in_one_sentence(moto_server: str, tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path, lake_warehouse="s3://nobody-made-this/lake", lake_options=options(moto_server))
     with pytest.raises(UnreachableError, match=r"nobody-made-this.*PERENNIAL_LAKE_WAREHOUSE") as caught:
         Lake(settings, "toys").append("sold", sold(0), {0: 1})
     assert SECRET not in str(caught.value)
 
 
-def test_files_that_went_away_since_are_told_in_one_sentence(aws: str, tmp_path: Path) -> None:
-    settings = Settings(home=tmp_path, lake_warehouse=f"s3://{new_bucket(aws)}", lake_options=options(aws))
+def test_files_that_went_away_since_are_told_in_one_sentence(moto_server: str, tmp_path: Path) -> None:
+    settings = Settings(
+        home=tmp_path, lake_warehouse=f"s3://{new_bucket(moto_server)}", lake_options=options(moto_server)
+    )
     lake = Lake(settings, "toys")
     lake.append("sold", sold(0), {0: 1})
     client = boto3.client(
-        "s3", endpoint_url=aws, region_name="us-east-1", aws_access_key_id="key", aws_secret_access_key=SECRET
+        "s3", endpoint_url=moto_server, region_name="us-east-1", aws_access_key_id="key", aws_secret_access_key=SECRET
     )
     for path in files(lake):
         bucket, _, key = path.partition("/")
@@ -313,12 +302,17 @@ def test_an_address_is_shown_without_its_passwords_wherever_they_are(uri: str, t
     assert shown(uri) == told
 
 
-def test_options_may_be_numbers_and_truths_as_in_json(tmp_path: Path, aws: str) -> None:
-    given = {**options(aws), "s3.connect-timeout": 5, "s3.force-virtual-addressing": False, "glue.max-retries": 2}
+def test_options_may_be_numbers_and_truths_as_in_json(tmp_path: Path, moto_server: str) -> None:
+    given = {
+        **options(moto_server),
+        "s3.connect-timeout": 5,
+        "s3.force-virtual-addressing": False,
+        "glue.max-retries": 2,
+    }
     settings = Settings(
         home=tmp_path,
         lake_catalog_uri="glue://eu-central-1",
-        lake_warehouse=f"s3://{new_bucket(aws)}",
+        lake_warehouse=f"s3://{new_bucket(moto_server)}",
         lake_options=given,
     )
     assert Lake(settings, f"toys_{uuid.uuid4().hex[:8]}").append("sold", sold(0), {0: 1}).rows == 1
