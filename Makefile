@@ -22,7 +22,7 @@ up: $(STAMP) ## Start the local stack and keep it running until Ctrl-C (ARGS="--
 test: $(STAMP) ## Run the tests (ARGS="-k name" and other pytest options)
 	@$(BIN)/python -m pytest $(ARGS)
 
-test-infra: $(STAMP) $(TOOLS)/ministack/.installed $(TOOLS)/checkov/.installed $(TOOLS)/manifests/.installed ## Apply infra/terraform to emulators of AWS, look, destroy (six minutes; needs Terraform)
+test-infra: $(STAMP) $(TOOLS)/kubernetes/.installed $(TOOLS)/ministack/.installed $(TOOLS)/checkov/.installed $(TOOLS)/manifests/.installed ## Apply infra/terraform to emulators of AWS, look, destroy (six minutes; needs Terraform)
 	@PERENNIAL_INFRA=required $(BIN)/python -m pytest tests/infra -m infra $(ARGS)
 
 soak: $(STAMP) ## Kill the ingest 200 times instead of the tests' 50 (PERENNIAL_KILLS=1000 for more)
@@ -63,6 +63,13 @@ $(TOOLS)/%/.installed: tests/infra/%.lock $(STAMP)
 	@$(@D)/bin/python -m pip install -qq --disable-pip-version-check -r $<
 	@touch $@
 
+# Beside the packages of $(VENV), and not among them: Prefect would import them in every process.
+$(TOOLS)/kubernetes/.installed: infra/docker/kubernetes.lock $(STAMP)
+	@echo "Installing what $< names into $(@D)."
+	@rm -rf $(@D)
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --target $(@D) -r $<
+	@touch $@
+
 # torch's CUDA packages stay out of the lock: pip takes them with torch where its wheel asks for them, and a CPU wheel does not.
 lock: ## Resolve pyproject.toml anew into requirements.lock
 	@set -e; \
@@ -70,7 +77,11 @@ lock: ## Resolve pyproject.toml anew into requirements.lock
 	python3 -m venv "$$tools/venv"; \
 	"$$tools/venv/bin/python" -m pip install -qq --disable-pip-version-check uv; \
 	"$$tools/venv/bin/uv" pip compile pyproject.toml --quiet --upgrade --universal --python-version 3.11 --extra dev --extra kubernetes \
+	  --no-header --no-annotate --no-emit-index-url --no-emit-find-links -o "$$tools/all"; \
+	"$$tools/venv/bin/uv" pip compile pyproject.toml --quiet --universal --python-version 3.11 --extra dev --constraint "$$tools/all" \
 	  --no-header --no-annotate --no-emit-index-url --no-emit-find-links -o "$$tools/resolved"; \
+	{ echo "# Made by 'make lock': what the extra kubernetes needs beyond requirements.lock; installed by pip with --no-deps."; \
+	  grep -Fvxf "$$tools/resolved" "$$tools/all"; } > infra/docker/kubernetes.lock; \
 	{ echo "# Made by 'make lock' from pyproject.toml, for Python 3.11 and newer on Linux and macOS; installed by pip."; \
 	  echo "# The packages named nvidia-*, cuda-* and triton are left out: pip takes them where torch's wheel asks for them,"; \
 	  echo "# and no gigabytes of them where it offers a CPU wheel."; \

@@ -78,6 +78,13 @@ def kubectl() -> None:
 
 
 @pytest.fixture(scope="session")
+def prefect_kubernetes() -> None:
+    """What makes jobs of flow runs is installed."""
+    if not emulators.PREFECT_KUBERNETES.is_dir():
+        missing(f"{emulators.PREFECT_KUBERNETES} is missing; `make test-infra` installs it")
+
+
+@pytest.fixture(scope="session")
 def tools() -> Callable[[str, str], Path]:
     """A command of one of the environments that `make test-infra` makes, by environment and name."""
 

@@ -20,6 +20,7 @@ PATCHES = Path(__file__).with_name("emulator_patches.py")
 STARTS_WITHIN_S = 60
 # Read before the fixture that takes PERENNIAL_* out of the environment of tests.
 TOOLS = Path(os.environ.get("PERENNIAL_INFRA_TOOLS") or Path(sys.prefix) / "tools")
+PREFECT_KUBERNETES = TOOLS / "kubernetes"
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 from uuid import UUID
 
 import yaml
+from emulators import PREFECT_KUBERNETES
 
 ROOT = Path(__file__).parents[2]
 KUBERNETES = ROOT / "infra" / "kubernetes"
@@ -67,6 +69,9 @@ def job(flow: str) -> Manifest:
     from prefect.client.schemas.objects import Flow, FlowRun
     from prefect.settings import PREFECT_API_URL, temporary_settings
     from prefect.utilities.asyncutils import run_coro_as_sync
+
+    if str(PREFECT_KUBERNETES) not in sys.path:
+        sys.path.append(str(PREFECT_KUBERNETES))
     from prefect_kubernetes.worker import KubernetesWorkerJobConfiguration
 
     from flows.cluster_deployments import with_image

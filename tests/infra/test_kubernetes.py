@@ -32,7 +32,7 @@ from flows.cluster_deployments import with_image, with_job_variables
 from perennial import cluster_accounts
 from perennial.errors import UsageError
 
-pytestmark = pytest.mark.infra
+pytestmark = [pytest.mark.infra, pytest.mark.usefixtures("prefect_kubernetes")]
 
 TERRAFORM = ROOT / "infra" / "terraform"
 # Writes below the folder of kubelet, which is root's.

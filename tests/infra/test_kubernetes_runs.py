@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx
 import pytest
+from emulators import PREFECT_KUBERNETES
 from manifests import IMAGE, KUBERNETES, ROOT, job_variables
 
 from perennial.ports import free_ports
@@ -149,3 +150,19 @@ def test_a_run_that_is_asked_to_end_gives_itself_back_and_is_scheduled_again(pre
     # Begun again, a retrain is of the same moment, and finds the checkpoint of it.
     assert len(moments) == 2
     assert moments[0] == moments[1]
+
+
+@pytest.mark.usefixtures("prefect_kubernetes")
+def test_the_worker_makes_kubernetes_jobs_with_its_folder_on_the_path_and_only_then() -> None:
+    known = "from prefect.plugins import load_prefect_collections as load; print(sorted(load()))"
+    environment = {"PATH": os.environ.get("PATH", os.defpath), "HOME": os.devnull}
+    for path, expected in (("", []), (str(PREFECT_KUBERNETES), ["prefect_kubernetes"])):
+        ran = subprocess.run(
+            [sys.executable, "-c", known],
+            env={**environment, "PYTHONPATH": path},
+            capture_output=True,
+            text=True,
+            timeout=WITHIN_S,
+        )
+        # One that is found and cannot be loaded is told, and in the list all the same.
+        assert ran.stdout == f"{expected}\n", ran.stdout + ran.stderr[-2000:]
