@@ -12,7 +12,7 @@ import redis
 from redis_server import PASSWORD, RedisServer, free_port, start_redis
 from toys_online import ASKED, SPEC, T0, VIEW, frame, held
 
-from features.feast_redis import shown
+from features.redis_client import shown
 from features.store import OnlineFeatures, OnlineWriter, open_store, write_online
 from perennial.errors import StateError, UnreachableError, UsageError
 from perennial.settings import Settings

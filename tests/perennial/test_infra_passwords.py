@@ -174,7 +174,7 @@ def test_without_credentials_it_is_told_so(no_account: pytest.MonkeyPatch) -> No
 def test_redis_takes_its_password_from_the_secret(account: str, tmp_path: Path, free_port: int) -> None:
     if shutil.which("redis-server") is None:
         pytest.skip("redis-server is not installed")
-    from features.feast_redis import ask_redis
+    from features.redis_client import ask_redis
 
     command = ["redis-server", "--port", str(free_port), "--bind", "127.0.0.1", "--save", "", "--requirepass", "p@ss/1"]
     server = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
