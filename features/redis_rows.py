@@ -1,6 +1,6 @@
 """The newest values of a pipeline's views, read from Redis without Feast.
 
-Feast takes a second to import, and with what it imports 330 MiB; the scoring service needs of it one HMGET a key. What is
+Feast takes a second to import, and with what it imports 330 MB; the scoring service needs of it one HMGET a key. What is
 read is what Feast's own store would read (features/feast_redis.py writes it): the bytes are in features/feast_layout.py.
 """
 

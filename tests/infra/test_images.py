@@ -205,6 +205,27 @@ def test_the_service_answers_with_nothing_installed_but_its_lock(service: Servic
     assert "Traceback" not in service.log.read_text()
 
 
+# Each compiled module that is left (psycopg wants to be first), and a client of each service of AWS that a pod may ask.
+LOADS = """
+import importlib, pathlib, psycopg, sys
+found = [p.relative_to(sys.argv[1]) for p in pathlib.Path(sys.argv[1]).rglob("*.so") if not p.name.startswith("lib")]
+for path in found:
+    importlib.import_module(".".join((*path.parent.parts, path.name.split(".")[0])))
+import boto3
+for name in ("s3", "secretsmanager", "sts"):
+    boto3.client(name, region_name="us-east-1")
+print(len(found))
+"""
+
+
+def test_what_was_stripped_and_pruned_still_loads(packages: Path) -> None:
+    environment = {"PATH": os.defpath, "PYTHONPATH": str(packages), "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys._base_executable, "-S", "-c", LOADS, str(packages)]  # type: ignore[attr-defined]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert int(ran.stdout) > 30
+
+
 def test_the_services_lock_names_the_versions_that_are_tested() -> None:
     everything, service = (Locked.read(lock).versions for lock in (ROOT / "requirements.lock", SERVICE_LOCK))
     assert len(service) > 30
