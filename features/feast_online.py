@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
-import struct
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -25,6 +24,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 
 import polars as pl
 
+from features.feast_layout import KEY_VERSION, NUMBER, key_bytes
 from features.lake import CREATED_TIMESTAMP, EVENT_TIMESTAMP
 from features.light_feast import (
     FileRegistryStore,
@@ -32,10 +32,8 @@ from features.light_feast import (
     SqliteOnlineStore,
     SqliteOnlineStoreConfig,
     Value,
-    ValueType,
     deserialize_entity_key,
     serialize_entity_key,
-    serialize_entity_key_prefix,
 )
 from perennial.errors import BlockedError, StateError
 
@@ -51,8 +49,6 @@ KEYS_A_QUERY = 10_000
 # A row whose creation time is not known is as old as can be.
 UNKNOWN_US = 0
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-KEY_VERSION = 3
-NUMBER = struct.Struct("<d")
 
 
 class NewestOnlineStore(Protocol):
@@ -310,13 +306,6 @@ def micros(moment: datetime | None) -> int:
         return UNKNOWN_US
     aware = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
     return (aware - EPOCH) // timedelta(microseconds=1)
-
-
-def key_bytes(join_key: str, keys: Sequence[str] | pl.Series) -> list[bytes]:
-    """Feast's serialised entity keys of one text key each; what `serialize_entity_key` makes, without a message a key."""
-    head = serialize_entity_key_prefix([join_key], KEY_VERSION) + struct.pack("<I", ValueType.STRING)
-    texts = [key.encode() for key in keys]
-    return [b"%b%b%b" % (head, struct.pack("<I", len(text)), text) for text in texts]
 
 
 def row_places(table: Any, rows: pl.DataFrame) -> Iterator[tuple[bytes, int, int]]:

@@ -45,14 +45,14 @@ with _light():
     import feast
     import feast.types
     from feast.infra.data_sources.contrib.iceberg_catalog.iceberg_source import IcebergSource
-    from feast.infra.key_encoding_utils import deserialize_entity_key, serialize_entity_key, serialize_entity_key_prefix
+    from feast.infra.key_encoding_utils import deserialize_entity_key, serialize_entity_key
     from feast.infra.offline_stores.duckdb import DuckDBOfflineStore, DuckDBOfflineStoreConfig
     from feast.infra.offline_stores.offline_store import RetrievalJob, RetrievalMetadata
     from feast.infra.online_stores.sqlite import SqliteOnlineStore, SqliteOnlineStoreConfig
     from feast.infra.registry.file import FileRegistryStore
     from feast.protos.feast.core.DataSource_pb2 import DataSource as DataSourceProto
     from feast.protos.feast.types.EntityKey_pb2 import EntityKey
-    from feast.protos.feast.types.Value_pb2 import Map, Value, ValueType
+    from feast.protos.feast.types.Value_pb2 import Map, Value
 
 __all__ = [
     "DataSourceProto",
@@ -67,9 +67,7 @@ __all__ = [
     "SqliteOnlineStore",
     "SqliteOnlineStoreConfig",
     "Value",
-    "ValueType",
     "deserialize_entity_key",
     "feast",
     "serialize_entity_key",
-    "serialize_entity_key_prefix",
 ]

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import polars as pl
 from pydantic import SecretStr
@@ -299,14 +299,68 @@ def write_online(spec: PipelineSpec, settings: Settings, view: FeatureView, rows
     return OnlineWriter(spec, settings).write(view, rows) if rows.height else 0
 
 
+# Event time (UTC), and the features that have a number.
+OnlineRow: TypeAlias = tuple[datetime, Mapping[str, float]]
+
+
+class OnlineRows(Protocol):
+    """The newest values of a pipeline's views."""
+
+    def read(self, asked: Sequence[tuple[FeatureView, Sequence[str]]]) -> Sequence[Mapping[str, OnlineRow]]:
+        """What is online of these keys.
+
+        Args:
+            asked: views, each with different keys.
+
+        Returns:
+            One mapping a view, in order, of the keys that the store holds.
+        """
+
+
+class FeastRows:
+    """`OnlineRows` as Feast reads them, out of whatever store."""
+
+    def __init__(self, spec: PipelineSpec, settings: Settings) -> None:
+        self._store = open_store(spec, settings)
+        # Looked up once: reading a view from the registry costs a millisecond, the values a tenth of one.
+        self._views = {view.name: self._store.get_feature_view(view.name) for view in spec.views}
+
+    def read(self, asked: Sequence[tuple[FeatureView, Sequence[str]]]) -> list[dict[str, OnlineRow]]:
+        """See `OnlineRows`."""
+        return [self._of(view, keys) for view, keys in asked]
+
+    def _of(self, view: FeatureView, keys: Sequence[str]) -> dict[str, OnlineRow]:
+        from features.light_feast import EntityKey, Value
+
+        protos = [EntityKey(join_keys=[view.entity], entity_values=[Value(string_val=k)]) for k in keys]
+        names = [a.name for a in view.aggregates]
+        provider = self._store._get_provider()
+        answers = provider.online_read(self._store.config, self._views[view.name], protos, names) if protos else []
+        return {
+            key: (
+                at.replace(tzinfo=UTC) if at.tzinfo is None else at,
+                {n: v.double_val for n, v in (values or {}).items() if v.HasField("double_val")},
+            )
+            for key, (at, values) in zip(keys, answers, strict=True)
+            if at is not None
+        }
+
+
+def online_rows(spec: PipelineSpec, settings: Settings) -> OnlineRows:
+    """The pipeline's online values. Redis is read without Feast, so that the scoring service's image needs none."""
+    if not settings.online_store_url:
+        return FeastRows(spec, settings)
+    from features.redis_rows import RedisRows
+
+    return RedisRows(spec, settings)
+
+
 class OnlineFeatures:
     """The newest feature values, for requests."""
 
     def __init__(self, spec: PipelineSpec, settings: Settings) -> None:
         self.spec = spec
-        self._store = open_store(spec, settings)
-        # Looked up once: reading a view from the registry costs a millisecond, the values a tenth of one.
-        self._views = {view.name: self._store.get_feature_view(view.name) for view in spec.views}
+        self._rows = online_rows(spec, settings)
 
     def frame(self, scored: pl.DataFrame) -> pl.DataFrame:
         """The model's inputs for scored events, as of now.
@@ -321,37 +375,19 @@ class OnlineFeatures:
         """
         rows = _request_rows(self.spec, scored)
         times = rows.get_column(EVENT_TIMESTAMP).to_list()
+        keys = [scored.get_column(view.entity).cast(pl.String).to_list() for view in self.spec.views]
+        found = self._rows.read([(v, sorted({*some} - {None})) for v, some in zip(self.spec.views, keys, strict=True)])
         columns: dict[str, pl.Series] = {}
-        for view in self.spec.views:
-            keys = scored.get_column(view.entity).cast(pl.String).to_list()
-            values = _read_online(self._store, self._views[view.name], view, keys)
+        for view, of_row, held in zip(self.spec.views, keys, found, strict=True):
             oldest = timedelta(seconds=view.ttl_s)
+            rows_held = (held.get(key) for key in of_row)
             alive = [
-                found if at is not None and now - at <= oldest else {}
-                for now, (at, found) in zip(times, values, strict=True)
+                row[1] if row and now - row[0] <= oldest else {} for now, row in zip(times, rows_held, strict=True)
             ]
             for aggregate in view.aggregates:
                 name = aggregate.name
-                columns[name] = pl.Series(name, [found.get(name) for found in alive], dtype=pl.Float64)
+                columns[name] = pl.Series(name, [values.get(name) for values in alive], dtype=pl.Float64)
         return rows.with_columns(**columns).select(ENTITY_KEY, EVENT_TIMESTAMP, *self.spec.feature_names)
-
-
-def _read_online(
-    store: feast.FeatureStore, table: feast.FeatureView, view: FeatureView, keys: Sequence[str | None]
-) -> list[tuple[datetime | None, Mapping[str, float]]]:
-    """(event time, values) of each key, in order; (None, {}) where there is nothing."""
-    from features.light_feast import EntityKey, Value
-
-    asked = sorted({k for k in keys if k is not None})
-    protos = [EntityKey(join_keys=[view.entity], entity_values=[Value(string_val=k)]) for k in asked]
-    names = [a.name for a in view.aggregates]
-    found: dict[str | None, tuple[datetime | None, Mapping[str, float]]] = {}
-    answers = store._get_provider().online_read(store.config, table, protos, names) if asked else []
-    for key, (at, values) in zip(asked, answers, strict=True):
-        moment = (at.replace(tzinfo=UTC) if at.tzinfo is None else at) if at else None
-        numbers = {n: v.double_val for n, v in (values or {}).items() if v.HasField("double_val")}
-        found[key] = (moment, numbers)
-    return [found.get(key, (None, {})) for key in keys]
 
 
 def _request_rows(spec: PipelineSpec, scored: pl.DataFrame) -> pl.DataFrame:

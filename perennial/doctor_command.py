@@ -86,8 +86,6 @@ def checks_of(settings: Settings, spec: PipelineSpec | None) -> dict[str, Check]
     checks["ledger"] = lambda: stores.ledger(settings)
     checks["lake catalog"] = lambda: stores.lake_catalog(settings, name)
     checks["lake files"] = lambda: stores.lake_files(settings)
-    if settings.online_store_url:
-        import features.feast_redis  # noqa: F401 - two seconds
     checks["online store"] = lambda: stores.online_store(settings)
     checks["mlflow"] = lambda: servers.mlflow(settings)
     checks["artifacts"] = lambda: servers.artifacts(settings, name)

@@ -100,8 +100,10 @@ def create_app(
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         poller = Poller(work, poll_s)
         poller.start()
-        # Importing the feature store takes seconds, which the first champion should not have to wait for.
-        threading.Thread(target=importlib.import_module, args=("features.feast_lake",), daemon=True).start()
+        if not settings.online_store_url:
+            # Importing Feast takes a second or more, which the first champion should not have to wait for. Redis is read
+            # without it.
+            threading.Thread(target=importlib.import_module, args=("features.feast_lake",), daemon=True).start()
         yield
         poller.stop()
         router.flush()

@@ -98,7 +98,7 @@ def test_each_foreign_system_is_known_to_few_modules(library: str) -> None:
             "features/light_feast.py",
             "features/store.py",
         ],
-        "redis": ["features/feast_redis.py"],
+        "redis": ["features/redis_client.py"],
         "kafka": ["features/broker.py", "features/consumer.py", "features/producer.py"],
         "pyiceberg": [
             "features/catalog.py",

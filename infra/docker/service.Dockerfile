@@ -5,10 +5,12 @@ FROM python:3.11.13-slim-bookworm AS build
 WORKDIR /build
 RUN python -m venv --without-pip /opt/venv
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
-COPY infra/docker/service.lock ./
-# Tests and headers of packages are a tenth of their size, and nothing at run time reads them.
+# For strip. Debian keeps the newest build of a version only, so a pin would break.
+# hadolint ignore=DL3008
+RUN apt-get update && apt-get install -y --no-install-recommends binutils && rm -rf /var/lib/apt/lists/*
+COPY infra/docker/service.lock infra/docker/service_prune.sh ./
 RUN pip --python /opt/venv install --no-deps -r service.lock \
-    && find /opt/venv -type d \( -name tests -o -name include \) -prune -exec rm -rf {} +
+    && sh service_prune.sh /opt/venv/lib/python3.11/site-packages
 COPY pyproject.toml README.md LICENSE ./
 COPY perennial ./perennial
 COPY pipelines ./pipelines

@@ -16,13 +16,22 @@ ROOT = Path(__file__).parents[2]
 LOCK = Path(__file__).with_name("service.lock")
 # What the service imports before or during its first request, with PostgreSQL, Redis and S3.
 IMPORTS = (
-    *("serving.__main__", "serving.predictor", "features.feast_lake", "features.feast_redis", "features.feast_online"),
-    *("perennial.s3", "onnxruntime", "psycopg", "psycopg_binary", "boto3", "httptools", "uvloop"),
+    *("serving.__main__", "serving.predictor", "features.store", "features.redis_rows", "perennial.s3"),
+    *("onnxruntime", "psycopg", "psycopg_binary", "boto3", "hiredis", "httptools", "uvloop"),
 )
 # Imported where they happen to be installed, and missed by nobody; tests/infra/test_images.py serves requests without them.
 NOT_NEEDED = {
-    *("cloudpickle", "multipart", "mypy-extensions", "opentelemetry-sdk", "opentelemetry-semantic-conventions"),
-    *("pydantic-extra-types", "pysocks", "rich", "setuptools", "sniffio", "ujson", "watchfiles"),
+    *("cffi", "cloudpickle", "cryptography", "multipart", "mypy-extensions", "opentelemetry-sdk"),
+    *(
+        "opentelemetry-semantic-conventions",
+        "psutil",
+        "pydantic-extra-types",
+        "pyopenssl",
+        "pysocks",
+        "rich",
+        "setuptools",
+    ),
+    *("sniffio", "ujson", "watchfiles"),
 }
 
 

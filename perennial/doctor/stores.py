@@ -106,7 +106,7 @@ def online_store(settings: Settings) -> Finding:
         return passed("SQLite below PERENNIAL_HOME")
     from pydantic import SecretStr
 
-    from features.feast_redis import ask_redis, shown
+    from features.redis_client import ask_redis, shown
 
     url = settings.online_store_url
     version, role = ask_redis(SecretStr(url), settings.online_store_secret_arn)

@@ -12,7 +12,7 @@ import redis
 from redis_server import PASSWORD, RedisServer, free_port, start_redis
 from toys_online import ASKED, SPEC, T0, VIEW, frame, held
 
-from features.feast_redis import shown
+from features.redis_client import shown
 from features.store import OnlineFeatures, OnlineWriter, open_store, write_online
 from perennial.errors import StateError, UnreachableError, UsageError
 from perennial.settings import Settings
@@ -176,6 +176,11 @@ def test_a_user_a_database_and_tls_are_taken_from_the_address(tmp_path: Path, tl
     assert write_online(SPEC, Settings(home=tmp_path, online_store_url=trusted), VIEW, rows) == 1
     keyspace = tls_redis.client.info("keyspace")
     assert {name: told["keys"] for name, told in keyspace.items()} == {"db3": 1}
+    asked = pl.DataFrame([("t1", T0, "a", 1.0, True)], schema=ASKED.schema_, orient="row")
+    with pytest.raises(UnreachableError, match="certificate"):
+        OnlineFeatures(SPEC, Settings(home=tmp_path, online_store_url=where)).frame(asked)
+    served = OnlineFeatures(SPEC, Settings(home=tmp_path, online_store_url=trusted)).frame(asked)
+    assert served["shop_price_last_1h"].to_list() == [2.0]
 
 
 def test_no_password_is_kept_by_feast(tmp_path: Path, redis_server: RedisServer) -> None:

@@ -22,7 +22,8 @@ from redis_server import PASSWORD, RedisServer
 from toys_online import ASKED, NAMES, SPEC, T0, VIEW, Row, frame, held, toys
 from toys_online import settings as settings  # a fixture
 
-from features.feast_online import AtomicRegistryStore, key_bytes
+from features.feast_layout import key_bytes
+from features.feast_online import AtomicRegistryStore
 from features.light_feast import feast
 from features.store import OnlineFeatures, OnlineWriter, open_store, write_online
 from perennial.errors import StateError

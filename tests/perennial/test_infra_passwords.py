@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+import redis
 import sqlalchemy as sa
 from aws_account import account as account
 from aws_account import client
@@ -21,6 +23,11 @@ from postgres import postgres as postgres
 from psycopg import sql
 from pydantic import SecretStr
 
+sys.path.append(str(Path(__file__).parents[1] / "features"))
+from redis_server import PASSWORD, start_redis
+from toys_online import SPEC, VIEW
+
+from features.redis_rows import RedisRows
 from perennial.aws_secrets import FRESH_S, KEPT_S, Secret
 from perennial.database_engines import SECRET_SETTING, open_engine
 from perennial.errors import StateError, UnreachableError, UsageError
@@ -174,7 +181,7 @@ def test_without_credentials_it_is_told_so(no_account: pytest.MonkeyPatch) -> No
 def test_redis_takes_its_password_from_the_secret(account: str, tmp_path: Path, free_port: int) -> None:
     if shutil.which("redis-server") is None:
         pytest.skip("redis-server is not installed")
-    from features.feast_redis import ask_redis
+    from features.redis_client import ask_redis
 
     command = ["redis-server", "--port", str(free_port), "--bind", "127.0.0.1", "--save", "", "--requirepass", "p@ss/1"]
     server = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
@@ -191,6 +198,29 @@ def test_redis_takes_its_password_from_the_secret(account: str, tmp_path: Path, 
     finally:
         server.terminate()
         server.wait(20)
+
+
+def test_the_reader_of_features_goes_on_after_a_rotation(
+    account: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("features.redis_client.PASSWORD_KEPT_S", 0.0)
+    server = start_redis(tmp_path)
+    try:
+        arn = new_secret(password=PASSWORD)
+        where = f"redis://127.0.0.1:{server.port}/2"
+        rows = RedisRows(SPEC, Settings(home=tmp_path, online_store_url=where, online_store_secret_arn=arn))
+        assert rows.read([(VIEW, ["a"])]) == [{}]
+        server.client.config_set("requirepass", "second")
+        change(arn, password="second")
+        assert rows.read([(VIEW, ["a"])]) == [{}]  # the connection that is there
+        redis.Redis(port=server.port, password="second").client_kill_filter(_type="normal", skipme=True)
+        assert rows.read([(VIEW, ["a"])]) == [{}]
+        redis.Redis(port=server.port, password="second").config_set("requirepass", "third")
+        redis.Redis(port=server.port, password="third").client_kill_filter(_type="normal", skipme=True)
+        with pytest.raises(UnreachableError, match="PERENNIAL_ONLINE_STORE_URL"):
+            rows.read([(VIEW, ["a"])])
+    finally:
+        server.stop()
 
 
 def test_feast_is_given_the_secret_and_not_the_password(tmp_path: Path) -> None:
