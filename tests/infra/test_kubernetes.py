@@ -101,7 +101,7 @@ def test_no_container_is_root_or_can_become_it_or_writes_where_it_should_not(ren
             if name != ROOTS_OWN:
                 assert both["runAsNonRoot"] is True, name
                 assert both["runAsUser"] > 0, name
-    assert seen == 13
+    assert seen == 14
 
 
 def test_only_the_device_plugin_touches_a_node(rendered: list[Manifest]) -> None:
@@ -263,6 +263,42 @@ def test_the_device_plugin_is_on_gpu_nodes_and_only_there(rendered: list[Manifes
     assert label not in terraform("nodes.tf")
 
 
+def test_a_run_is_not_moved_to_make_a_node_free() -> None:
+    # The autoscaler would end the run and its work with it, for the price of a node that is half used.
+    for flow in ("retrain", "score"):
+        annotations = job(flow)["spec"]["template"]["metadata"]["annotations"]
+        assert annotations["cluster-autoscaler.kubernetes.io/safe-to-evict"] == "false"
+
+
+def test_a_disk_is_in_no_zone_that_can_be_without_a_node(rendered: list[Manifest]) -> None:
+    assert of_kind(rendered, "PersistentVolumeClaim")
+    # Auto Scaling has a node in each of its zones as long as it has one for each; the autoscaler cannot ask for a zone.
+    (group,) = re.findall(r'resource "aws_eks_node_group" "system" \{\n(.*?)^\}', terraform("nodes.tf"), re.M | re.S)
+    (zones,) = re.findall(r"^  subnet_ids\s*= slice\((.+)\)$", group, re.M)
+    assert zones == "aws_subnet.private[*].id, 0, min(3, local.size.system_nodes.min)"
+    least = [int(nodes) for nodes in re.findall(r"system_nodes\s+= \{ min = (\d+)", terraform("sizes.tf"))]
+    assert least == [2, 3]
+
+
+def test_prefect_understands_its_settings_and_unpacks_its_pages_where_it_may_write(
+    rendered: list[Manifest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from prefect.settings import Settings
+
+    (container,) = of_kind(rendered, "Deployment")["prefect-server"]["spec"]["template"]["spec"]["containers"]
+    for one in container["env"]:
+        monkeypatch.setenv(one["name"], one.get("value", "sqlite+aiosqlite:///x"))
+    server = Settings().server
+    mounted = {mount["mountPath"] for mount in container["volumeMounts"]}
+    # Else it tries its own package, in vain, and serves no page.
+    assert str(server.ui.static_directory).rpartition("/")[0] in mounted
+    assert server.metrics_enabled  # Prometheus asks for them
+    # Longer than the autoscaler waits for a spot node, and then for one on demand.
+    (autoscaler,) = of_kind(rendered, "Deployment")["cluster-autoscaler"]["spec"]["template"]["spec"]["containers"]
+    (wait,) = re.findall(r"--max-node-provision-time=(\d+)m", " ".join(autoscaler["command"]))
+    assert server.concurrency.initial_deployment_lease_duration >= 2 * 60 * int(wait)
+
+
 def test_probes_ask_what_the_service_answers(rendered: list[Manifest]) -> None:
     from perennial.settings import Settings
     from serving.app import create_app
@@ -292,6 +328,11 @@ def test_a_drain_or_an_update_leaves_the_service_answering(rendered: list[Manife
     ]
     assert all(c["labelSelector"]["matchLabels"].items() <= labels for c in zones)
     assert zones
+    for constraint in deployment["spec"]["template"]["spec"]["topologySpreadConstraints"]:
+        # A failed zone, or one with GPU nodes only, would count as an empty one, which no pod can be in and all others wait for.
+        assert constraint["nodeTaintsPolicy"] == "Honor"
+        # Pods of the old version would count, and those of the new one be left in two zones of three.
+        assert constraint["matchLabelKeys"] == ["pod-template-hash"]
 
 
 def chosen(policy: Manifest, labels: dict[str, str]) -> bool:
@@ -309,7 +350,7 @@ def leaves_by(manifests: list[Manifest], labels: dict[str, str]) -> set[int]:
 
 
 KAFKA, POSTGRESQL, REDIS, HTTPS, DNS, AGENT = 9098, 5432, 6379, 443, 53, 80
-MLFLOW, PREFECT, SCORING, PUSHGATEWAY, FOLLOWER = 5000, 4200, 8000, 9091, 9109
+MLFLOW, PREFECT, SCORING, PUSHGATEWAY, FOLLOWER, ALERTMANAGER = 5000, 4200, 8000, 9091, 9109, 9093
 
 
 @pytest.mark.parametrize(
@@ -322,7 +363,8 @@ MLFLOW, PREFECT, SCORING, PUSHGATEWAY, FOLLOWER = 5000, 4200, 8000, 9091, 9109
         ("deployments", {PREFECT, HTTPS}),
         ("accounts", {POSTGRESQL, HTTPS}),
         ("follower-flights", {KAFKA, POSTGRESQL, REDIS, HTTPS, 587, PREFECT, MLFLOW, SCORING, PUSHGATEWAY}),
-        ("prometheus", {SCORING, PUSHGATEWAY, FOLLOWER}),
+        ("prometheus", {SCORING, PUSHGATEWAY, FOLLOWER, PREFECT, ALERTMANAGER}),
+        ("alertmanager", {HTTPS}),
         ("pushgateway", set()),
         ("run-retrain", {KAFKA, POSTGRESQL, REDIS, HTTPS, 587, PREFECT, MLFLOW, SCORING, PUSHGATEWAY}),
     ],

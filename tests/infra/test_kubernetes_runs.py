@@ -78,6 +78,9 @@ def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect]:
         "PREFECT_HOME": str(folder),
         "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        # As prefect-server.yaml has it.
+        "PREFECT_UI_STATIC_DIRECTORY": str(folder / "pages"),
+        "PREFECT_SERVER_METRICS_ENABLED": "true",
         "DO_NOT_TRACK": "1",
         "WORKER_IMAGE": IMAGE,
     }
@@ -113,6 +116,14 @@ def test_the_work_pool_and_the_deployments_are_made_and_may_be_made_again(prefec
     assert set(made) == {"ingest", "score", "monitor", "check", "retrain", "rollout"}
     assert made["retrain"]["job_variables"] == job_variables()["retrain"]
     assert made["score"]["job_variables"] == {}
+
+
+def test_the_server_unpacks_its_pages_where_it_is_told_and_answers_prometheus(prefect: Prefect) -> None:
+    page = prefect.http.get(f"{str(prefect.http.base_url).removesuffix('/api/')}/", follow_redirects=True)
+    assert page.status_code == 200
+    assert "<html" in page.text
+    assert (Path(prefect.environment["PREFECT_UI_STATIC_DIRECTORY"]) / "v2" / "index.html").exists()
+    assert "process_cpu_seconds_total" in prefect.http.get("/metrics").text
 
 
 def test_a_run_that_is_asked_to_end_gives_itself_back_and_is_scheduled_again(prefect: Prefect, tmp_path: Path) -> None:
