@@ -28,6 +28,7 @@ from manifests import (
 )
 from manifests import render as kustomize
 
+from flows import prefect_leases
 from flows.cluster_deployments import with_image, with_job_variables
 from perennial import cluster_accounts
 from perennial.errors import UsageError
@@ -280,6 +281,24 @@ def test_a_disk_is_in_no_zone_that_can_be_without_a_node(rendered: list[Manifest
     assert least == [2, 3]
 
 
+def test_prefects_server_may_be_in_any_zone_and_is_soon_in_another(rendered: list[Manifest]) -> None:
+    server = of_kind(rendered, "Deployment")["prefect-server"]["spec"]["template"]["spec"]
+    assert not [volume for volume in server["volumes"] if "persistentVolumeClaim" in volume]
+    environment = {one["name"]: one.get("value") for one in server["containers"][0]["env"]}
+    assert environment["PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"] == prefect_leases.__name__
+    waits = {one["key"].rpartition("/")[2]: one["tolerationSeconds"] for one in server["tolerations"]}
+    assert waits.keys() == {"not-ready", "unreachable"}
+    # A client waits 2, 4, 8, ... seconds between its attempts. Within them a node is found gone (at most 50 s), its pods are
+    # given up, and the server begins elsewhere, in a third of what its startup probe allows.
+    (run,) = job("retrain")["spec"]["template"]["spec"]["containers"]
+    (retries,) = [int(one["value"]) for one in run["env"] if one["name"] == "PREFECT_CLIENT_MAX_RETRIES"]
+    probe = server["containers"][0]["startupProbe"]
+    assert (
+        sum(2**n for n in range(1, retries + 1))
+        > 50 + max(waits.values()) + probe["periodSeconds"] * probe["failureThreshold"] / 3
+    )
+
+
 def test_prefect_understands_its_settings_and_unpacks_its_pages_where_it_may_write(
     rendered: list[Manifest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -287,7 +306,7 @@ def test_prefect_understands_its_settings_and_unpacks_its_pages_where_it_may_wri
 
     (container,) = of_kind(rendered, "Deployment")["prefect-server"]["spec"]["template"]["spec"]["containers"]
     for one in container["env"]:
-        monkeypatch.setenv(one["name"], one.get("value", "sqlite+aiosqlite:///x"))
+        monkeypatch.setenv(one["name"], one.get("value", "postgresql+asyncpg://x"))
     server = Settings().server
     mounted = {mount["mountPath"] for mount in container["volumeMounts"]}
     # Else it tries its own package, in vain, and serves no page.
