@@ -102,7 +102,7 @@ def test_no_container_is_root_or_can_become_it_or_writes_where_it_should_not(ren
             if name != ROOTS_OWN:
                 assert both["runAsNonRoot"] is True, name
                 assert both["runAsUser"] > 0, name
-    assert seen == 14
+    assert seen == 15
 
 
 def test_only_the_device_plugin_touches_a_node(rendered: list[Manifest]) -> None:
