@@ -431,6 +431,32 @@ def test_no_password_is_in_a_manifest(rendered: list[Manifest]) -> None:
     ] == []
 
 
+def test_no_pod_begins_before_the_job_has_filled_its_secrets(rendered: list[Manifest]) -> None:
+    filled = {cluster_accounts.SETTINGS: {"PERENNIAL_ONLINE_STORE_URL", "PERENNIAL_ALERT_URLS"}}
+    for account in cluster_accounts.ACCOUNTS:
+        filled.setdefault(account.secret, set()).add(account.key)
+    assert of_kind(rendered, "Secret").keys() == filled.keys()
+    asked: dict[str, set[str]] = {}
+    for name, pod in pods(rendered):
+        for container in containers(pod):
+            # A secret as a whole may be empty, and the container begin without a single variable of it.
+            assert not [one for one in container.get("envFrom", []) if "secretRef" in one], name
+            for one in container.get("env", []):
+                if key := one.get("valueFrom", {}).get("secretKeyRef"):
+                    assert not key.get("optional"), name
+                    assert key["key"] in filled[key["name"]], (name, key)
+                    asked.setdefault(name, set()).add(key["key"])
+    everything = {"PERENNIAL_DATABASE_URL", "PERENNIAL_ONLINE_STORE_URL", "PERENNIAL_ALERT_URLS"}
+    assert asked == {
+        "Deployment/scoring": everything - {"PERENNIAL_ALERT_URLS"},
+        "Deployment/mlflow": {"url"},
+        "Deployment/prefect-server": {"url"},
+        "Deployment/follower-flights": everything,
+        "Job/run-retrain": everything,
+        "Job/run-score": everything,
+    }
+
+
 def test_deployments_of_a_flow_get_its_job_variables_and_the_others_none() -> None:
     project = yaml.safe_load((ROOT / "prefect.yaml").read_text())
     told = with_job_variables(project, job_variables(), template())
