@@ -231,6 +231,8 @@ def test_work_is_never_doubled_by_kubernetes(flow: str) -> None:
     environment = {one["name"]: one.get("value") for one in pod["containers"][0]["env"]}
     assert environment["PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR"] == "reschedule"
     assert 30 < pod["terminationGracePeriodSeconds"] < 120  # EC2's notice
+    # One that hangs does not hold a node, which nothing else makes free, for ever.
+    assert spec["activeDeadlineSeconds"] == {"retrain": 24, "score": 6}[flow] * 3600
     assert spec["ttlSecondsAfterFinished"] > 0
 
 
