@@ -171,7 +171,9 @@ def _make_account(connection: psycopg.Connection[Any], account: Account, databas
     user, name = sql.Identifier(account.user), sql.Identifier(database)
     if not connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (account.user,)).fetchone():
         connection.execute(sql.SQL("CREATE ROLE {} LOGIN").format(user))
-    connection.execute(sql.SQL("ALTER ROLE {} LOGIN PASSWORD {}").format(user, sql.Literal(password)))
+    # What is sent is what PostgreSQL keeps of it: a statement can come to be in a log that people read.
+    kept = connection.pgconn.encrypt_password(password.encode(), account.user.encode(), b"scram-sha-256").decode()
+    connection.execute(sql.SQL("ALTER ROLE {} LOGIN PASSWORD {}").format(user, sql.Literal(kept)))
     # Who gives a database away must be a member of who gets it.
     connection.execute(sql.SQL("GRANT {} TO CURRENT_USER").format(user))
     if not connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", (database,)).fetchone():

@@ -28,6 +28,7 @@ NEEDED: Mapping[str, type] = {
     "online_store_port": int,
     "online_store_secret_arn": str,
     "alert_urls_secret_arn": str,
+    "alert_topic_arn": str,
 }
 
 
@@ -99,6 +100,7 @@ def cluster_addresses(outputs: Mapping[str, Any]) -> dict[str, str]:
         "DATABASE_SECRET_ARN": outputs["database_secret_arn"],
         "ONLINE_STORE_SECRET_ARN": outputs["online_store_secret_arn"],
         "ALERT_URLS_SECRET_ARN": outputs["alert_urls_secret_arn"],
+        "ALERT_TOPIC_ARN": outputs["alert_topic_arn"],
     }
 
 

@@ -162,6 +162,11 @@ locals {
       namespace = local.namespace
       may       = ["use_data_key", "write_artifacts", "list_artifacts"]
     }
+    # Mails of what is wrong in the cluster; its topic is encrypted.
+    alertmanager = {
+      namespace = local.namespace
+      may       = ["tell_people", "use_messages_key"]
+    }
     cluster-autoscaler = {
       namespace = "kube-system"
       may       = ["see_node_groups", "scale_node_groups", "read_node_group"]

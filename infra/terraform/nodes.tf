@@ -3,8 +3,10 @@ resource "aws_eks_node_group" "system" {
   cluster_name           = aws_eks_cluster.this.name
   node_group_name_prefix = "${var.name}-system-"
   node_role_arn          = aws_iam_role.node.arn
-  subnet_ids             = aws_subnet.private[*].id
-  version                = aws_eks_cluster.this.version
+  # No more zones than there are nodes at least. The autoscaler cannot ask for a zone, and a pod whose disk is in one without a node
+  # would wait for ever (kubernetes/autoscaler #6000); Auto Scaling itself keeps as many nodes in each.
+  subnet_ids = slice(aws_subnet.private[*].id, 0, min(3, local.size.system_nodes.min))
+  version    = aws_eks_cluster.this.version
 
   ami_type       = "AL2023_x86_64_STANDARD"
   capacity_type  = "ON_DEMAND"

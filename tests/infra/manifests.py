@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 KUBERNETES = ROOT / "infra" / "kubernetes"
 GOLDEN = Path(__file__).with_name("golden")
 OVERLAYS = ("small", "production")
-OF_THIS_PROCESS = re.compile(r"PREFECT_(?!_|API_URL|FLOW_RUN_EXECUTE).*")
+OF_THIS_PROCESS = re.compile(r"PREFECT_(?!_|API_URL|CLIENT_MAX_RETRIES|FLOW_RUN_EXECUTE).*")
 IMAGE = "123456789012.dkr.ecr.us-east-1.amazonaws.com/perennial/worker:0.1.0"
 
 Manifest = dict[str, Any]

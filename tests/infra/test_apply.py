@@ -161,6 +161,7 @@ def test_each_workload_has_a_role_of_its_own_that_may_nothing_about_everything(
         "service": ("perennial", "perennial-service"),
         "mlflow": ("perennial", "perennial-mlflow"),
         "accounts": ("perennial", "perennial-accounts"),
+        "alertmanager": ("perennial", "perennial-alertmanager"),
         "cluster-autoscaler": ("kube-system", "perennial-cluster-autoscaler"),
         "aws-node": ("kube-system", "perennial-vpc-cni"),
         "ebs-csi-controller-sa": ("kube-system", "perennial-aws-ebs-csi-driver"),
@@ -177,6 +178,7 @@ def test_each_workload_may_do_what_it_does_and_not_what_others_do(
     lake, artifacts = f"arn:aws:s3:::{told['lake_bucket']}", f"arn:aws:s3:::{told['artifacts_bucket']}"
     glue = f"arn:aws:glue:{REGION}:{ACCOUNT}"
     key = running_emulators.client("kms").describe_key(KeyId="alias/perennial-data")["KeyMetadata"]["Arn"]
+    messages = running_emulators.client("kms").describe_key(KeyId="alias/perennial-messages")["KeyMetadata"]["Arn"]
     read, write = ["s3:GetObject"], ["s3:GetObject", "s3:PutObject", "s3:DeleteObject"]
     tables = ["glue:GetTable", "glue:GetTables", "glue:CreateTable", "glue:UpdateTable"]
     use_key = {key: ["kms:Decrypt", "kms:GenerateDataKey"]}
@@ -199,6 +201,10 @@ def test_each_workload_may_do_what_it_does_and_not_what_others_do(
         },
         "perennial-service": {artifacts: ["s3:ListBucket"], f"{artifacts}/mlflow/1/model.onnx": read, **use_key},
         "perennial-mlflow": {artifacts: ["s3:ListBucket"], f"{artifacts}/mlflow/1/model.onnx": write, **use_key},
+        "perennial-alertmanager": {
+            told["alert_topic_arn"]: ["sns:Publish"],
+            messages: ["kms:Decrypt", "kms:GenerateDataKey"],
+        },
         "perennial-cluster-autoscaler": {
             "*": ["autoscaling:DescribeAutoScalingGroups", "ec2:DescribeLaunchTemplateVersions"],
             f"arn:aws:autoscaling:{REGION}:{ACCOUNT}:autoScalingGroup:1:autoScalingGroupName/eks-perennial-gpu-spot-1": [
@@ -213,6 +219,7 @@ def test_each_workload_may_do_what_it_does_and_not_what_others_do(
         "perennial-worker": {f"{glue}:database/billing": ["glue:GetTable"], lake: ["s3:DeleteBucket"]},
         "perennial-service": {f"{artifacts}/mlflow/1/model.onnx": ["s3:PutObject"], f"{lake}/lake/x": ["s3:GetObject"]},
         "perennial-mlflow": {topic: ["kafka-cluster:ReadData"], f"{lake}/lake/x": ["s3:GetObject"]},
+        "perennial-alertmanager": {lake: ["s3:ListBucket"], key: ["kms:Decrypt"]},
         "perennial-cluster-autoscaler": {told["database_secret_arn"]: ["secretsmanager:GetSecretValue"]},
     }
     for role, needs in others.items():

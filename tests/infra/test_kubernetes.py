@@ -28,6 +28,7 @@ from manifests import (
 )
 from manifests import render as kustomize
 
+from flows import prefect_leases
 from flows.cluster_deployments import with_image, with_job_variables
 from perennial import cluster_accounts
 from perennial.errors import UsageError
@@ -101,7 +102,7 @@ def test_no_container_is_root_or_can_become_it_or_writes_where_it_should_not(ren
             if name != ROOTS_OWN:
                 assert both["runAsNonRoot"] is True, name
                 assert both["runAsUser"] > 0, name
-    assert seen == 13
+    assert seen == 15
 
 
 def test_only_the_device_plugin_touches_a_node(rendered: list[Manifest]) -> None:
@@ -230,6 +231,8 @@ def test_work_is_never_doubled_by_kubernetes(flow: str) -> None:
     environment = {one["name"]: one.get("value") for one in pod["containers"][0]["env"]}
     assert environment["PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR"] == "reschedule"
     assert 30 < pod["terminationGracePeriodSeconds"] < 120  # EC2's notice
+    # One that hangs does not hold a node, which nothing else makes free, for ever.
+    assert spec["activeDeadlineSeconds"] == {"retrain": 24, "score": 6}[flow] * 3600
     assert spec["ttlSecondsAfterFinished"] > 0
 
 
@@ -263,6 +266,60 @@ def test_the_device_plugin_is_on_gpu_nodes_and_only_there(rendered: list[Manifes
     assert label not in terraform("nodes.tf")
 
 
+def test_a_run_is_not_moved_to_make_a_node_free() -> None:
+    # The autoscaler would end the run and its work with it, for the price of a node that is half used.
+    for flow in ("retrain", "score"):
+        annotations = job(flow)["spec"]["template"]["metadata"]["annotations"]
+        assert annotations["cluster-autoscaler.kubernetes.io/safe-to-evict"] == "false"
+
+
+def test_a_disk_is_in_no_zone_that_can_be_without_a_node(rendered: list[Manifest]) -> None:
+    assert of_kind(rendered, "PersistentVolumeClaim")
+    # Auto Scaling has a node in each of its zones as long as it has one for each; the autoscaler cannot ask for a zone.
+    (group,) = re.findall(r'resource "aws_eks_node_group" "system" \{\n(.*?)^\}', terraform("nodes.tf"), re.M | re.S)
+    (zones,) = re.findall(r"^  subnet_ids\s*= slice\((.+)\)$", group, re.M)
+    assert zones == "aws_subnet.private[*].id, 0, min(3, local.size.system_nodes.min)"
+    least = [int(nodes) for nodes in re.findall(r"system_nodes\s+= \{ min = (\d+)", terraform("sizes.tf"))]
+    assert least == [2, 3]
+
+
+def test_prefects_server_may_be_in_any_zone_and_is_soon_in_another(rendered: list[Manifest]) -> None:
+    server = of_kind(rendered, "Deployment")["prefect-server"]["spec"]["template"]["spec"]
+    assert not [volume for volume in server["volumes"] if "persistentVolumeClaim" in volume]
+    environment = {one["name"]: one.get("value") for one in server["containers"][0]["env"]}
+    assert environment["PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"] == prefect_leases.__name__
+    waits = {one["key"].rpartition("/")[2]: one["tolerationSeconds"] for one in server["tolerations"]}
+    assert waits.keys() == {"not-ready", "unreachable"}
+    # A client waits 2, 4, 8, ... seconds between its attempts. Within them a node is found gone (at most 50 s), its pods are
+    # given up, and the server begins elsewhere, in a third of what its startup probe allows.
+    (run,) = job("retrain")["spec"]["template"]["spec"]["containers"]
+    (retries,) = [int(one["value"]) for one in run["env"] if one["name"] == "PREFECT_CLIENT_MAX_RETRIES"]
+    probe = server["containers"][0]["startupProbe"]
+    assert (
+        sum(2**n for n in range(1, retries + 1))
+        > 50 + max(waits.values()) + probe["periodSeconds"] * probe["failureThreshold"] / 3
+    )
+
+
+def test_prefect_understands_its_settings_and_unpacks_its_pages_where_it_may_write(
+    rendered: list[Manifest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from prefect.settings import Settings
+
+    (container,) = of_kind(rendered, "Deployment")["prefect-server"]["spec"]["template"]["spec"]["containers"]
+    for one in container["env"]:
+        monkeypatch.setenv(one["name"], one.get("value", "postgresql+asyncpg://x"))
+    server = Settings().server
+    mounted = {mount["mountPath"] for mount in container["volumeMounts"]}
+    # Else it tries its own package, in vain, and serves no page.
+    assert str(server.ui.static_directory).rpartition("/")[0] in mounted
+    assert server.metrics_enabled  # Prometheus asks for them
+    # Longer than the autoscaler waits for a spot node, and then for one on demand.
+    (autoscaler,) = of_kind(rendered, "Deployment")["cluster-autoscaler"]["spec"]["template"]["spec"]["containers"]
+    (wait,) = re.findall(r"--max-node-provision-time=(\d+)m", " ".join(autoscaler["command"]))
+    assert server.concurrency.initial_deployment_lease_duration >= 2 * 60 * int(wait)
+
+
 def test_probes_ask_what_the_service_answers(rendered: list[Manifest]) -> None:
     from perennial.settings import Settings
     from serving.app import create_app
@@ -292,6 +349,11 @@ def test_a_drain_or_an_update_leaves_the_service_answering(rendered: list[Manife
     ]
     assert all(c["labelSelector"]["matchLabels"].items() <= labels for c in zones)
     assert zones
+    for constraint in deployment["spec"]["template"]["spec"]["topologySpreadConstraints"]:
+        # A failed zone, or one with GPU nodes only, would count as an empty one, which no pod can be in and all others wait for.
+        assert constraint["nodeTaintsPolicy"] == "Honor"
+        # Pods of the old version would count, and those of the new one be left in two zones of three.
+        assert constraint["matchLabelKeys"] == ["pod-template-hash"]
 
 
 def chosen(policy: Manifest, labels: dict[str, str]) -> bool:
@@ -309,7 +371,7 @@ def leaves_by(manifests: list[Manifest], labels: dict[str, str]) -> set[int]:
 
 
 KAFKA, POSTGRESQL, REDIS, HTTPS, DNS, AGENT = 9098, 5432, 6379, 443, 53, 80
-MLFLOW, PREFECT, SCORING, PUSHGATEWAY, FOLLOWER = 5000, 4200, 8000, 9091, 9109
+MLFLOW, PREFECT, SCORING, PUSHGATEWAY, FOLLOWER, ALERTMANAGER = 5000, 4200, 8000, 9091, 9109, 9093
 
 
 @pytest.mark.parametrize(
@@ -322,7 +384,8 @@ MLFLOW, PREFECT, SCORING, PUSHGATEWAY, FOLLOWER = 5000, 4200, 8000, 9091, 9109
         ("deployments", {PREFECT, HTTPS}),
         ("accounts", {POSTGRESQL, HTTPS}),
         ("follower-flights", {KAFKA, POSTGRESQL, REDIS, HTTPS, 587, PREFECT, MLFLOW, SCORING, PUSHGATEWAY}),
-        ("prometheus", {SCORING, PUSHGATEWAY, FOLLOWER}),
+        ("prometheus", {SCORING, PUSHGATEWAY, FOLLOWER, PREFECT, ALERTMANAGER}),
+        ("alertmanager", {HTTPS}),
         ("pushgateway", set()),
         ("run-retrain", {KAFKA, POSTGRESQL, REDIS, HTTPS, 587, PREFECT, MLFLOW, SCORING, PUSHGATEWAY}),
     ],
@@ -368,6 +431,32 @@ def test_no_password_is_in_a_manifest(rendered: list[Manifest]) -> None:
     assert [
         m["metadata"]["name"] for m in rendered if m["kind"] == "Secret" and m.keys() & {"data", "stringData"}
     ] == []
+
+
+def test_no_pod_begins_before_the_job_has_filled_its_secrets(rendered: list[Manifest]) -> None:
+    filled = {cluster_accounts.SETTINGS: {"PERENNIAL_ONLINE_STORE_URL", "PERENNIAL_ALERT_URLS"}}
+    for account in cluster_accounts.ACCOUNTS:
+        filled.setdefault(account.secret, set()).add(account.key)
+    assert of_kind(rendered, "Secret").keys() == filled.keys()
+    asked: dict[str, set[str]] = {}
+    for name, pod in pods(rendered):
+        for container in containers(pod):
+            # A secret as a whole may be empty, and the container begin without a single variable of it.
+            assert not [one for one in container.get("envFrom", []) if "secretRef" in one], name
+            for one in container.get("env", []):
+                if key := one.get("valueFrom", {}).get("secretKeyRef"):
+                    assert not key.get("optional"), name
+                    assert key["key"] in filled[key["name"]], (name, key)
+                    asked.setdefault(name, set()).add(key["key"])
+    everything = {"PERENNIAL_DATABASE_URL", "PERENNIAL_ONLINE_STORE_URL", "PERENNIAL_ALERT_URLS"}
+    assert asked == {
+        "Deployment/scoring": everything - {"PERENNIAL_ALERT_URLS"},
+        "Deployment/mlflow": {"url"},
+        "Deployment/prefect-server": {"url"},
+        "Deployment/follower-flights": everything,
+        "Job/run-retrain": everything,
+        "Job/run-score": everything,
+    }
 
 
 def test_deployments_of_a_flow_get_its_job_variables_and_the_others_none() -> None:

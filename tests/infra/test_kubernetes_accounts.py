@@ -43,6 +43,7 @@ class Database:
     """PostgreSQL as RDS gives it: its user may make users and databases and is no superuser."""
 
     port: int
+    log: Path
 
     def owner(self, password: str, database: str = "perennial") -> psycopg.Connection[Any]:
         return psycopg.connect(
@@ -78,13 +79,13 @@ def database(tls: tuple[Path, Path]) -> Iterator[Database]:
         hba = Path(data) / "pg_hba.conf"
         hba.write_text("local all rds trust\nhostssl all all 127.0.0.1/32 scram-sha-256\n")
         options = f"-k {folder} -p {port} -c listen_addresses=127.0.0.1 -c fsync=off"
-        options += f" -c ssl=on -c ssl_cert_file={names[0]} -c ssl_key_file={names[1]}"
+        options += f" -c log_statement=all -c ssl=on -c ssl_cert_file={names[0]} -c ssl_key_file={names[1]}"
         run(pg_ctl, "-D", data, "-w", "-l", f"{folder}/log", "-o", options, "start")
         try:
             with psycopg.connect(host=folder, port=port, user="rds", dbname="postgres", autocommit=True) as first:
                 first.execute(f"CREATE ROLE {OWNER} LOGIN CREATEDB CREATEROLE PASSWORD '{FIRST_PASSWORD}'")
                 first.execute(f"CREATE DATABASE perennial OWNER {OWNER}")
-            yield Database(port)
+            yield Database(port, Path(folder, "log"))
         finally:
             run(pg_ctl, "-D", data, "-m", "immediate", "stop")
 
@@ -190,6 +191,18 @@ def job(
     where |= {"KUBERNETES_SERVICE_HOST": "127.0.0.1", "KUBERNETES_SERVICE_PORT": str(api.port)}
     yield Job({**where, **arns}, tmp_path, secrets)
     aws.stop()
+
+
+def test_no_password_is_in_the_databases_log(job: Job, api: Api, database: Database) -> None:
+    job.run()
+    told = database.log.read_text()
+    assert "ALTER ROLE" in told
+    for secret, key in (
+        ("settings", "PERENNIAL_DATABASE_URL"),
+        ("mlflow-database", "url"),
+        ("prefect-database", "url"),
+    ):
+        assert str(sa.make_url(api.value(secret, key)).password) not in told
 
 
 def ask(url: str, query: str = "SELECT current_user || ' in ' || current_database()") -> Any:

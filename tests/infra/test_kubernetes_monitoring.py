@@ -13,6 +13,7 @@ from manifests import KUBERNETES
 
 from features.metrics import StreamMetrics
 from serving.metrics import Metrics
+from validation.gauges import JOB
 
 pytestmark = pytest.mark.infra
 
@@ -52,11 +53,15 @@ def test_rules_ask_for_metrics_that_there_are() -> None:
     router = Path(Metrics.__init__.__code__.co_filename).read_text()
     served |= set(re.findall(r'"(perennial_\w+)"', source + router))
     asked = set(
-        re.findall(r"perennial_\w+", "\n".join(re.findall(r"expr:(.*?)(?=\n        \w)", RULES.read_text(), re.DOTALL)))
+        re.findall(
+            r"perennial_\w+\b(?!\")", "\n".join(re.findall(r"expr:(.*?)(?=\n        \w)", RULES.read_text(), re.DOTALL))
+        )
     )
     assert len(asked) > 4
     for name in asked:
         assert {name, name.removesuffix("_bucket"), name.removesuffix("_total")} & served, name
+    # Of what is pushed the Pushgateway tells when, by the name of who pushed.
+    assert set(re.findall(r'push_time_seconds\{job="(\w+)"', RULES.read_text())) == {JOB}
 
 
 def test_what_is_scraped_has_a_service_that_names_its_pods() -> None:

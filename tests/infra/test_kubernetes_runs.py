@@ -9,14 +9,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import yaml
 from emulators import PREFECT_KUBERNETES
 from manifests import IMAGE, KUBERNETES, ROOT, job_variables
+from postgres import postgres as postgres  # a fixture
 
 from perennial.ports import free_ports
 
@@ -68,9 +72,10 @@ def until(true: Any, process: subprocess.Popen[bytes], log: Path) -> None:
         time.sleep(0.1)
 
 
-@pytest.fixture(scope="module")
-def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect]:
-    folder, port = tmp_path_factory.mktemp("prefect"), free_ports().prefect
+@contextmanager
+def serving(folder: Path, **more: str) -> Iterator[Prefect]:
+    """A server with a home of its own; killed at the end, as by a node that goes."""
+    port = free_ports().prefect
     (folder / "spot_flow.py").write_text(FLOW)
     environment = {
         "PATH": os.environ.get("PATH", os.defpath),
@@ -81,6 +86,7 @@ def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect]:
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
         "WORKER_IMAGE": IMAGE,
+        **more,
     }
     server_log = folder / "server.log"
     with server_log.open("wb") as output:
@@ -99,8 +105,17 @@ def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect]:
         yield Prefect(environment, http)
     finally:
         http.close()
-        server.terminate()
+        server.kill()
         server.wait(30)
+
+
+@pytest.fixture(scope="module")
+def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect]:
+    folder = tmp_path_factory.mktemp("prefect")
+    # As prefect-server.yaml has it.
+    pages = {"PREFECT_UI_STATIC_DIRECTORY": str(folder / "pages"), "PREFECT_SERVER_METRICS_ENABLED": "true"}
+    with serving(folder, **pages) as running:
+        yield running
 
 
 def test_the_work_pool_and_the_deployments_are_made_and_may_be_made_again(prefect: Prefect) -> None:
@@ -114,6 +129,14 @@ def test_the_work_pool_and_the_deployments_are_made_and_may_be_made_again(prefec
     assert set(made) == {"ingest", "score", "monitor", "check", "retrain", "rollout"}
     assert made["retrain"]["job_variables"] == job_variables()["retrain"]
     assert made["score"]["job_variables"] == {}
+
+
+def test_the_server_unpacks_its_pages_where_it_is_told_and_answers_prometheus(prefect: Prefect) -> None:
+    page = prefect.http.get(f"{str(prefect.http.base_url).removesuffix('/api/')}/", follow_redirects=True)
+    assert page.status_code == 200
+    assert "<html" in page.text
+    assert (Path(prefect.environment["PREFECT_UI_STATIC_DIRECTORY"]) / "v2" / "index.html").exists()
+    assert "process_cpu_seconds_total" in prefect.http.get("/metrics").text
 
 
 def test_a_run_that_is_asked_to_end_gives_itself_back_and_is_scheduled_again(prefect: Prefect, tmp_path: Path) -> None:
@@ -166,3 +189,37 @@ def test_the_worker_makes_kubernetes_jobs_with_its_folder_on_the_path_and_only_t
         )
         # One that is found and cannot be loaded is told, and in the list all the same.
         assert ran.stdout == f"{expected}\n", ran.stdout + ran.stderr[-2000:]
+
+
+def test_a_run_keeps_its_slot_when_the_server_goes_on_elsewhere(postgres: str, tmp_path: Path) -> None:
+    manifest = yaml.safe_load((KUBERNETES / "base" / "prefect-server.yaml").read_text().split("\n---\n")[0])
+    told = {one["name"]: one.get("value") for one in manifest["spec"]["template"]["spec"]["containers"][0]["env"]}
+    url = postgres.replace("+psycopg:", "+asyncpg:")
+    same = {name: str(told[name]) for name in told if name.startswith("PREFECT_SERVER_CONCURRENCY_")}
+    same |= {"PREFECT_SERVER_DATABASE_CONNECTION_URL": url}
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    second.mkdir()
+
+    def become(server: Prefect, run: str, name: str) -> Any:
+        body = {"state": {"type": name, "name": name.title(), "state_details": {}}}
+        assert server.ask("POST", f"/flow_runs/{run}/set_state", body)["status"] == "ACCEPT"
+        return server.ask("GET", f"/flow_runs/{run}")["state"]["state_details"]["deployment_concurrency_lease_id"]
+
+    with serving(first, **same) as server:
+        # Of a client that says no version, Prefect believes that it cannot renew.
+        server.http.headers["User-Agent"] = f"prefect/{version('prefect')} (API 0)"
+        flow = server.ask("POST", "/flows/", {"name": "spot"})
+        deployment = {"name": "spot", "flow_id": flow["id"], "entrypoint": "spot_flow.retrain", "path": "."}
+        made = server.ask("POST", "/deployments/", {**deployment, "concurrency_limit": 1})
+        run = server.ask("POST", f"/deployments/{made['id']}/create_flow_run", {})["id"]
+        become(server, run, "PENDING")
+        lease = become(server, run, "RUNNING")
+    # Nothing of the first's disk is there.
+    with serving(second, **same) as server:
+        renewed = server.http.post(f"/v2/concurrency_limits/leases/{lease}/renew", json={"lease_duration": 300})
+        assert renewed.status_code == 204, renewed.text
+        limit = f"/v2/concurrency_limits/deployment:{made['id']}"
+        assert server.ask("GET", limit)["active_slots"] == 1
+        become(server, run, "COMPLETED")
+        assert server.ask("GET", limit)["active_slots"] == 0

@@ -37,6 +37,7 @@ VALUES: dict[str, Any] = {
     "online_store_port": 6379,
     "online_store_secret_arn": f"{ARN}perennial/it's",
     "alert_urls_secret_arn": f"{ARN}perennial/alert-urls",
+    "alert_topic_arn": "arn:aws:sns:eu-central-1:1:perennial-alerts",
     "deletion_protection": True,
 }
 
@@ -109,6 +110,7 @@ def test_the_cluster_gets_plain_lines_as_env_files_have_them() -> None:
         "DATABASE_SECRET_ARN": f"{ARN}rds!db-1",
         "ONLINE_STORE_SECRET_ARN": f"{ARN}perennial/it's",
         "ALERT_URLS_SECRET_ARN": f"{ARN}perennial/alert-urls",
+        "ALERT_TOPIC_ARN": "arn:aws:sns:eu-central-1:1:perennial-alerts",
     }
 
 
