@@ -12,6 +12,8 @@ from perennial.errors import StateError, UnreachableError, UsageError
 from perennial.settings import Settings
 
 T = TypeVar("T")
+# Of partitions and of replicas: a cluster over three zones keeps three, one broker keeps one.
+BROKERS_DEFAULT = -1
 
 # It reports its own orderly closing as errors. What matters to a caller is raised.
 logging.getLogger("kafka").setLevel(logging.CRITICAL)
@@ -133,8 +135,8 @@ def try_topics(settings: Settings, topics: Sequence[str], within_ms: int) -> Top
     return TopicsFound(partitions, refused)
 
 
-def ensure_topics(settings: Settings, topics: Iterable[str], partitions: int = 1) -> None:
-    """Create the topics that do not exist yet."""
+def ensure_topics(settings: Settings, topics: Iterable[str], partitions: int = BROKERS_DEFAULT) -> None:
+    """Create the topics that do not exist yet, with as many partitions and replicas as the broker gives where nobody says."""
     from kafka import KafkaAdminClient
     from kafka.admin import NewTopic
     from kafka.errors import TopicAlreadyExistsError
@@ -146,7 +148,7 @@ def ensure_topics(settings: Settings, topics: Iterable[str], partitions: int = 1
             for topic in topics:
                 if topic not in existing:
                     try:
-                        admin.create_topics([NewTopic(topic, partitions, 1)])
+                        admin.create_topics([NewTopic(topic, partitions, BROKERS_DEFAULT)])
                     except TopicAlreadyExistsError:
                         continue
         finally:

@@ -46,7 +46,9 @@ def moment(as_of: datetime | None) -> datetime:
     """The run's clock: `as_of` in UTC (without a zone it is meant as UTC), or now."""
     if as_of is None:
         return datetime.now(UTC)
-    return as_of.replace(tzinfo=UTC) if as_of.tzinfo is None else as_of.astimezone(UTC)
+    utc = as_of.replace(tzinfo=UTC) if as_of.tzinfo is None else as_of.astimezone(UTC)
+    # Prefect's own times are of Pendulum's class, which forgets its zone when Polars computes with it.
+    return datetime.combine(utc.date(), utc.time(), UTC)
 
 
 def due(as_of: datetime | None) -> datetime:
