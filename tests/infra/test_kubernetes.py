@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import tomllib
 from collections.abc import Callable
@@ -65,6 +66,28 @@ def test_what_is_rendered_is_what_was_last_looked_at(kubectl: None) -> None:
     for file, content in golden():
         differs = f"{file.name} differs; if it should: python tests/infra/manifests.py, and read git diff"
         assert list(yaml.safe_load_all(file.read_text())) == list(yaml.safe_load_all(content)), differs
+
+
+def test_a_copy_of_the_follower_for_another_pipeline_has_the_same_image(
+    kubectl: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changed = tmp_path / "changed"
+    shutil.copytree(KUBERNETES, changed)
+    follower = (changed / "base" / "follower.yaml").read_text()
+    (changed / "base" / "follower-kiosks.yaml").write_text(follower.replace("flights", "kiosks"))
+    listed = (changed / "base" / "kustomization.yaml").read_text()
+    (changed / "base" / "kustomization.yaml").write_text(
+        listed.replace("  - follower.yaml", "  - follower.yaml\n  - follower-kiosks.yaml")
+    )
+    monkeypatch.setattr("manifests.KUBERNETES", changed)
+    rendered = of_kind(parse(kustomize("small", tmp_path)), "Deployment")
+    images = {
+        name: rendered[f"follower-{name}"]["spec"]["template"]["spec"]["containers"] for name in ("flights", "kiosks")
+    }
+    assert {name: [one["image"] for one in containers] for name, containers in images.items()} == {
+        "flights": [IMAGE],
+        "kiosks": [IMAGE],
+    }
 
 
 def test_kubernetes_of_the_clusters_version_takes_every_manifest(
