@@ -101,9 +101,11 @@ def try_files(settings: Settings, name: str) -> None:
                 file.write(name.encode())
             with files.new_input(address).open() as file:
                 told = file.read()
-        finally:
+        except BaseException:
             with suppress(OSError):
                 files.delete(address)
+            raise
+        files.delete(address)  # who may not delete cannot keep a lake either
     if told != name.encode():
         raise StateError(
             f"the lake's files at {settings.warehouse} give back something else than was written; mend them"

@@ -308,6 +308,10 @@ class SecretPassword(redis.CredentialProvider):
         """The password, as it is now."""
         return (self._secret.read(PASSWORD_KEPT_S)["password"],)
 
+    async def get_credentials_async(self) -> tuple[str]:
+        """The same, without holding up the loop while Secrets Manager is asked."""
+        return await asyncio.to_thread(self.get_credentials)
+
 
 def open_client(library: Any, url: SecretStr, secret_arn: str = "") -> Any:
     """A client of `redis` or `redis.asyncio` that connects when it is first used.

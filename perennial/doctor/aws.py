@@ -15,6 +15,7 @@ def needs_aws(settings: Settings) -> bool:
     return bool(
         settings.lake_warehouse.startswith("s3:")
         or settings.lake_catalog_uri.startswith("glue:")
+        or settings.checkpoints.startswith("s3:")
         or settings.database_secret_arn
         or settings.online_store_secret_arn
         or settings.kafka_options.get("sasl_mechanism") == IAM

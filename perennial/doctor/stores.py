@@ -8,7 +8,7 @@ from urllib.parse import unquote, urlsplit
 from uuid import uuid4
 
 from features.catalog import answering, catalog_of, remote, try_files
-from perennial.doctor.findings import Finding, failed, passed, unclear
+from perennial.doctor.findings import Finding, failed, passed, to_be_taken_back, unclear
 from perennial.doctor.machine import writable
 from perennial.errors import UnreachableError
 from perennial.settings import Settings
@@ -75,7 +75,8 @@ def lake_files(settings: Settings) -> Finding:
             return failed(why, "choose another PERENNIAL_LAKE_WAREHOUSE, or mend its permissions")
         return passed(f"{folder} can be written to")
     try:
-        try_files(settings, f"perennial-doctor-{uuid4()}")
+        with to_be_taken_back():
+            try_files(settings, f"perennial-doctor-{uuid4()}")
     except UnreachableError as error:
         return failed(f"{settings.warehouse}: {refusal(str(error.__cause__))}", mend_of_s3(str(error.__cause__)))
     return passed(f"{settings.warehouse} is written, read and deleted")

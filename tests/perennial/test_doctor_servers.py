@@ -12,8 +12,10 @@ from aws_account import client
 from aws_account import moto_server as moto_server
 from aws_account import no_account as no_account
 from findings_seen import FAIL, INCONCLUSIVE, PASS, said, status
+from refusing_deletes import refusing_deletes
 
 from perennial.doctor import aws, servers
+from perennial.doctor.findings import Finding
 from perennial.settings import Settings
 
 if TYPE_CHECKING:
@@ -48,6 +50,34 @@ def test_a_bucket_of_models_is_tried_without_a_trace(account: str) -> None:
     finding = servers.try_bucket("nobodys-bucket", "mlflow")
     assert status(finding) is FAIL
     assert "there is no such bucket" in said(finding)
+
+
+def test_who_may_not_delete_is_told_what_stays(account: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    bucket = f"artifacts-{time.monotonic_ns()}"
+    client("s3").create_bucket(Bucket=bucket)
+    with refusing_deletes(account) as address:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        finding = servers.try_bucket(bucket, "mlflow")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", account)
+    (left,) = [one["Key"] for one in client("s3").list_objects_v2(Bucket=bucket)["Contents"]]
+    assert status(finding) is FAIL
+    assert f"{left} is left there" in said(finding)
+    assert "delete objects" in said(finding)
+
+
+def test_where_fits_keep_their_progress_is_tried(tmp_path: Path, account: str) -> None:
+    bucket = f"artifacts-{time.monotonic_ns()}"
+    client("s3").create_bucket(Bucket=bucket)
+
+    def found(address: str) -> Finding:
+        return servers.checkpoints(Settings(home=tmp_path, checkpoints=address))
+
+    assert status(found(f"s3://{bucket}/checkpoints/")) is PASS
+    assert client("s3").list_objects_v2(Bucket=bucket)["KeyCount"] == 0
+    assert "there is no such bucket" in said(found("s3://nobodys-bucket/checkpoints"))
+    assert status(found(str(tmp_path / "kept"))) is PASS
+    assert status(found("gs://bucket/checkpoints")) is FAIL
+    assert not (tmp_path / "kept").exists()
 
 
 def test_alert_urls_are_read_and_no_message_is_sent(tmp_path: Path, free_port: int) -> None:

@@ -16,6 +16,7 @@ from aws_account import moto_server as moto_server
 from aws_account import no_account as no_account
 from findings_seen import FAIL, INCONCLUSIVE, PASS, said, status, status_of
 from postgres import postgres as postgres
+from refusing_deletes import refusing_deletes
 
 from perennial.doctor import stores
 from perennial.doctor.findings import run_checks
@@ -139,6 +140,15 @@ def test_a_lake_in_s3_and_glue_passes_and_nothing_is_left_there(tmp_path: Path, 
     assert "add 'shop' to `pipelines` of infra/terraform" in said(missing)
     client("glue").create_database(DatabaseInput={"Name": "shop"})
     assert status(stores.lake_catalog(settings, "shop")) is PASS
+
+
+def test_a_lake_whose_files_may_not_be_deleted_fails(tmp_path: Path, account: str) -> None:
+    bucket = f"lake-{time.monotonic_ns()}"
+    client("s3").create_bucket(Bucket=bucket)
+    with refusing_deletes(account) as address:
+        finding = stores.lake_files(in_s3(tmp_path, address, f"s3://{bucket}/lake"))
+    assert status(finding) is FAIL
+    assert "put, get and delete" in said(finding)
 
 
 def test_a_bucket_that_is_not_there_fails(tmp_path: Path, account: str) -> None:

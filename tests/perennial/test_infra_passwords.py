@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -149,6 +151,33 @@ def test_a_secret_is_kept_for_some_minutes(account: str) -> None:
     assert secret.read()["password"] == "new"
 
 
+def test_while_secrets_manager_does_not_answer_the_last_password_stands(
+    account: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, arn = Clock(), new_secret(username="a", password="old")
+    secret = Secret(arn, "SETTING", NAMES, clock)
+    assert secret.read()["password"] == "old"
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    clock.now += KEPT_S
+    assert secret.read()["password"] == "old"
+    monkeypatch.setenv("AWS_ENDPOINT_URL", account)
+    change(arn, username="a", password="new")
+    clock.now += FRESH_S - 1
+    assert secret.read()["password"] == "old"  # nobody waits again so soon
+    clock.now += 1
+    assert secret.read()["password"] == "new"
+
+
+def test_a_secret_that_was_taken_away_is_no_outage(account: str) -> None:
+    clock, arn = Clock(), new_secret(username="a", password="old")
+    secret = Secret(arn, "SETTING", NAMES, clock)
+    secret.read()
+    client("secretsmanager").delete_secret(SecretId=arn, ForceDeleteWithoutRecovery=True)
+    clock.now += KEPT_S
+    with pytest.raises(StateError, match="ResourceNotFoundException"):
+        secret.read()
+
+
 @pytest.mark.parametrize("told", ["not json: hunter2", '["hunter2"]', '{"password": "hunter2"}', "7"])
 def test_a_secret_of_something_else_is_told_without_repeating_it(account: str, told: str) -> None:
     name = f"test/{time.monotonic_ns()}"
@@ -191,6 +220,31 @@ def test_redis_takes_its_password_from_the_secret(account: str, tmp_path: Path, 
     finally:
         server.terminate()
         server.wait(20)
+
+
+def test_a_loop_goes_on_while_the_password_is_asked_for(
+    no_account: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from features.feast_redis import SecretPassword
+
+    no_account.setenv("AWS_ACCESS_KEY_ID", "key")
+    no_account.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    secret = Secret("arn:aws:secretsmanager:us-east-1:123456789012:secret:s", "SETTING", ("password",))
+
+    async def ask(mute: socket.socket) -> bool:
+        asking = asyncio.create_task(SecretPassword(secret).get_credentials_async())
+        while not (secret._lock.locked() or asking.done()):
+            await asyncio.sleep(0.001)
+        in_between = not asking.done()  # the loop came back here, and nobody has answered
+        mute.close()
+        with pytest.raises(UnreachableError):
+            await asking
+        return in_between
+
+    mute = socket.create_server(("127.0.0.1", 0))  # a Secrets Manager that takes the call and says nothing
+    no_account.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{mute.getsockname()[1]}")
+    assert asyncio.run(ask(mute))
+    assert "override it" not in caplog.text
 
 
 def test_feast_is_given_the_secret_and_not_the_password(tmp_path: Path) -> None:
