@@ -10,6 +10,7 @@ from typing import Any
 from perennial.cost.prices import Prices, how_to_add
 
 HOURS_A_MONTH = 730
+ZONES = 3
 PER_MONTH = {"hour": HOURS_A_MONTH, "month": 1, "GB-month": 1}
 
 Values = Mapping[str, Any]
@@ -225,7 +226,7 @@ def _online_store(values: Values) -> list[Use]:
 def _endpoint(values: Values) -> list[Use]:
     if values.get("vpc_endpoint_type") != "Interface":
         return []  # of S3 and DynamoDB, which are free
-    zones = len(values.get("subnet_ids") or ()) or 1
+    zones = len(values.get("subnet_ids") or ()) or ZONES  # of subnets that are still to be made no plan tells
     return [Use("VPC endpoints", ("vpc/interface-endpoint",), zones, zones)]
 
 

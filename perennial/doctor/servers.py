@@ -98,7 +98,8 @@ def try_bucket(bucket: str, prefix: str) -> Finding:
                 left = False
     except (BotoCoreError, ClientError, ValueError) as error:
         stays = f"; {key} is left there" if left else ""
-        return failed(f"{where}: {refusal(str(error))}{stays}", mend_of_s3(str(error)))
+        mend = mend_of_s3(str(error), "see the bucket's name, the network, and AWS_ENDPOINT_URL")
+        return failed(f"{where}: {refusal(str(error))}{stays}", mend)
     return passed(f"{where} is written, read and deleted")
 
 

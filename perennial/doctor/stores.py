@@ -87,8 +87,15 @@ def refusal(told: str) -> str:
     return told.rpartition("AWS Error ")[2].strip(". ") or told
 
 
-def mend_of_s3(told: str) -> str:
-    """What to do about a refusal of S3."""
+def mend_of_s3(
+    told: str, otherwise: str = "see PERENNIAL_LAKE_WAREHOUSE, PERENNIAL_LAKE_OPTIONS and the network"
+) -> str:
+    """What to do about a refusal of S3.
+
+    Args:
+        told: its words.
+        otherwise: the mend where they say nothing in particular.
+    """
     lower = told.lower()
     if "kms" in lower:
         return "let this role use the bucket's KMS key: kms:Decrypt and kms:GenerateDataKey"
@@ -98,7 +105,7 @@ def mend_of_s3(told: str) -> str:
         return "let this role put, get and delete objects there"
     if "credentials" in lower:
         return "give AWS credentials: `aws sso login`, AWS_PROFILE, or the pod's service account"
-    return "see PERENNIAL_LAKE_WAREHOUSE, PERENNIAL_LAKE_OPTIONS and the network"
+    return otherwise
 
 
 def online_store(settings: Settings) -> Finding:

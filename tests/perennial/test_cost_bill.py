@@ -162,6 +162,17 @@ def test_nodes_of_t3_may_cost_more_than_their_hours(prices: Prices, types: list[
     assert ("ec2/t3-credit" in {one.item for one in bill_of(plan(group), prices).by_use}) is told
 
 
+def test_an_endpoint_in_subnets_that_are_still_to_be_made_is_one_in_each_zone(prices: Prices) -> None:
+    told = plan(resource("aws_vpc_endpoint", "ecr", vpc_endpoint_type="Interface"))
+    assert only(bill_of(told, prices)).expected_usd == pytest.approx(3 * 0.01 * 730)
+
+
+def test_a_resource_of_which_nothing_is_known_yet_counts(prices: Prices) -> None:
+    unknown = resource("aws_nat_gateway", index="0")
+    del unknown["values"]
+    assert only(bill_of(plan(unknown), prices)).expected_usd == pytest.approx(0.045 * 730)
+
+
 def test_what_is_only_read_is_not_paid(prices: Prices) -> None:
     read = {**resource("aws_kms_key"), "mode": "data"}
     assert bill_of(plan(read), prices).lines == ()

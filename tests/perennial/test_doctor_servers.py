@@ -115,10 +115,24 @@ def test_no_credentials_and_no_region_are_told(tmp_path: Path, no_account: pytes
     finding = aws.identity(Settings(home=tmp_path, lake_catalog_uri="glue://us-east-1"))
     assert status(finding) is FAIL
     assert "NoCredentialsError" in said(finding)
+    assert "give credentials" in said(finding)
     no_account.setenv("AWS_REGION", "us-east-1")
     iam = {"sasl_mechanism": "AWS_MSK_IAM", "security_protocol": "SASL_SSL"}
     finding = aws.identity(Settings(home=tmp_path, kafka_options=iam))
     assert "AWS_REGION alone is not looked at" in said(finding)
+
+
+def test_where_aws_cannot_be_reached_nobody_is_sent_for_credentials(
+    tmp_path: Path, account: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    finding = aws.identity(Settings(home=tmp_path, lake_catalog_uri="glue://us-east-1"))
+    assert status(finding) is FAIL
+    assert "AWS does not answer (EndpointConnectionError)" in said(finding)
+    assert "credentials" not in said(finding)
+    finding = servers.try_bucket("anybodys", "mlflow")
+    assert status(finding) is FAIL
+    assert "PERENNIAL_LAKE" not in said(finding)  # it is not the lake that was looked at
 
 
 def test_kafka_python_indeed_looks_at_another_variable_for_its_region(no_account: pytest.MonkeyPatch) -> None:

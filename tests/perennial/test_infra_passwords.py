@@ -7,9 +7,11 @@ import json
 import shutil
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import psycopg
@@ -166,6 +168,31 @@ def test_while_secrets_manager_does_not_answer_the_last_password_stands(
     assert secret.read()["password"] == "old"  # nobody waits again so soon
     clock.now += 1
     assert secret.read()["password"] == "new"
+
+
+@pytest.mark.parametrize(("status", "code"), [(400, "ThrottlingException"), (503, "ServiceUnavailable")])
+def test_an_answer_that_asks_to_come_again_is_an_outage_and_no_refusal(
+    account: str, monkeypatch: pytest.MonkeyPatch, status: int, code: str
+) -> None:
+    class Busy(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            told = json.dumps({"__type": code, "message": "later"}).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/x-amz-json-1.1")
+            self.send_header("Content-Length", str(len(told)))
+            self.end_headers()
+            self.wfile.write(told)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Quietly."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Busy) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+        with pytest.raises(UnreachableError, match=code):
+            Secret("arn:aws:secretsmanager:us-east-1:123456789012:secret:s", "SETTING", NAMES).read()
+        server.shutdown()
 
 
 def test_a_secret_that_was_taken_away_is_no_outage(account: str) -> None:
