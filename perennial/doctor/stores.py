@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 from uuid import uuid4
 
-from features.catalog import answering, catalog_of, remote, try_files
+from features.catalog import answering, catalog_of, is_made, remote, shown, try_files
 from perennial.doctor.findings import Finding, failed, passed, to_be_taken_back, unclear
 from perennial.doctor.machine import writable
 from perennial.errors import UnreachableError
@@ -52,8 +52,8 @@ def ledger(settings: Settings) -> Finding:
 def lake_catalog(settings: Settings, pipeline: str | None) -> Finding:
     """Whether the lake's catalog answers, and knows the pipeline."""
     uri = settings.catalog_uri
-    if uri.startswith("sqlite:") and not Path(uri.removeprefix("sqlite:///")).exists():
-        return unclear(f"no lake yet, {uri}", f"fill it: perennial ingest {pipeline or 'PIPELINE'}")
+    if not is_made(settings):
+        return unclear(f"no lake yet, {shown(uri)}", f"fill it: perennial ingest {pipeline or 'PIPELINE'}")
     catalog = catalog_of(settings)
     with answering(uri, settings.warehouse):
         namespaces = sorted(".".join(name) for name in catalog.list_namespaces())
@@ -114,11 +114,12 @@ def online_store(settings: Settings) -> Finding:
         return passed("SQLite below PERENNIAL_HOME")
     from pydantic import SecretStr
 
-    from features.feast_redis import ask_redis, shown
+    from features.feast_redis import ask_redis
+    from features.feast_redis import shown as shown_redis
 
     url = settings.online_store_url
     version, role = ask_redis(SecretStr(url), settings.online_store_secret_arn)
-    told = f"Redis {version} at {shown(url)}"
+    told = f"Redis {version} at {shown_redis(url)}"
     if role != "master":
         return failed(f"{told} is a replica and takes no rows", "set PERENNIAL_ONLINE_STORE_URL to the primary")
     parts = urlsplit(url)
