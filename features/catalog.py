@@ -101,9 +101,11 @@ def try_files(settings: Settings, name: str) -> None:
                 file.write(name.encode())
             with files.new_input(address).open() as file:
                 told = file.read()
-        finally:
+        except BaseException:
             with suppress(OSError):
                 files.delete(address)
+            raise
+        files.delete(address)  # who may not delete cannot keep a lake either
     if told != name.encode():
         raise StateError(
             f"the lake's files at {settings.warehouse} give back something else than was written; mend them"
@@ -126,7 +128,7 @@ def _open_sql(uri: str, properties: dict[str, Any]) -> Catalog:
     from pyiceberg.catalog.sql import SqlCatalog
     from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 
-    url = _parsed(uri)
+    url = _address(uri)
     # Of two processes that open a new catalog at once, one finds the tables made between its look and its making.
     overtaken: tuple[type[Exception], ...] = (IntegrityError, ProgrammingError)
     if url.drivername == "sqlite":
@@ -134,14 +136,44 @@ def _open_sql(uri: str, properties: dict[str, Any]) -> Catalog:
             Path(url.database).parent.mkdir(parents=True, exist_ok=True)
         overtaken += (OperationalError,)
     else:
-        url = url.set(drivername="postgresql+psycopg")
-        if "connect_timeout" not in url.query:
-            url = url.update_query_dict({"connect_timeout": str(CONNECT_S)})
         properties = {"pool_pre_ping": "true", **properties}
     address = url.render_as_string(hide_password=False)
     with suppress(*overtaken):
         return _write_ahead(SqlCatalog("perennial", uri=address, **properties))
     return _write_ahead(SqlCatalog("perennial", uri=address, **properties))
+
+
+def _address(uri: str) -> URL:
+    """Of a catalog in SQL, with the driver that is here."""
+    url = _parsed(uri)
+    if url.drivername == "sqlite":
+        return url
+    url = url.set(drivername="postgresql+psycopg")
+    return url if "connect_timeout" in url.query else url.update_query_dict({"connect_timeout": str(CONNECT_S)})
+
+
+def is_made(settings: Settings) -> bool:
+    """Whether a catalog in SQL has its tables, which opening it would make; of any other nothing is to be made.
+
+    Raises:
+        UsageError: its address is none.
+        UnreachableError: it does not answer.
+        StateError: it cannot be used as it is.
+    """
+    import sqlalchemy as sa
+    from pyiceberg.catalog.sql import IcebergTables
+
+    uri = settings.catalog_uri
+    if uri.startswith("sqlite:"):
+        return Path(uri.removeprefix("sqlite:///")).exists()
+    if not uri.startswith("postgres"):
+        return True
+    engine = sa.create_engine(_address(uri))
+    try:
+        with answering(uri, settings.warehouse):
+            return sa.inspect(engine).has_table(IcebergTables.__tablename__)
+    finally:
+        engine.dispose()
 
 
 def _write_ahead(catalog: SqlCatalog) -> SqlCatalog:

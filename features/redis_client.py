@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -70,6 +71,10 @@ class SecretPassword(redis.CredentialProvider):
     def get_credentials(self) -> tuple[str]:
         """The password, as it is now."""
         return (self._secret.read(PASSWORD_KEPT_S)["password"],)
+
+    async def get_credentials_async(self) -> tuple[str]:
+        """The same, without holding up the loop while Secrets Manager is asked."""
+        return await asyncio.to_thread(self.get_credentials)
 
 
 def open_client(url: SecretStr, secret_arn: str = "") -> Any:

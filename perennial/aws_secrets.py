@@ -36,18 +36,28 @@ class Secret:
         self._lock = threading.Lock()
         self._held: dict[str, str] = {}
         self._read_at = -float("inf")
+        self._failed_at = -float("inf")
 
     def read(self, at_most_s: float = KEPT_S) -> dict[str, str]:
         """The values that it must have, read no longer ago than `at_most_s` seconds.
 
+        While Secrets Manager does not answer, those that were read before are given, however old: most likely they hold,
+        and it is asked again after `FRESH_S` seconds, not by each thread that waits.
+
         Raises:
             StateError: there is no such secret, no right to read it, or it holds something else.
-            UnreachableError: Secrets Manager does not answer, or there are no credentials for it.
+            UnreachableError: Secrets Manager does not answer, or there are no credentials for it, and nothing was read.
         """
         with self._lock:
-            if self._clock() - self._read_at >= at_most_s:
-                self._held = self._parsed(self._ask())
-                self._read_at = self._clock()
+            now = self._clock()
+            if now - self._read_at >= at_most_s and now - self._failed_at >= FRESH_S:
+                try:
+                    self._held = self._parsed(self._ask())
+                    self._read_at = self._clock()
+                except UnreachableError:
+                    if not self._held:
+                        raise
+                    self._failed_at = self._clock()
             return dict(self._held)
 
     def _ask(self) -> str:
@@ -63,6 +73,10 @@ class Secret:
             return str(client.get_secret_value(SecretId=self._arn).get("SecretString", ""))
         except ClientError as error:
             code = error.response.get("Error", {}).get("Code", "")
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] >= 500 or "Throttl" in code:
+                raise UnreachableError(
+                    f"Secrets Manager does not answer for {self._arn} ({code}); try again, or see {self._setting}"
+                ) from error
             raise StateError(
                 f"Secrets Manager refused the secret {self._arn} ({code}); let this role read it and its KMS key, or see "
                 f"{self._setting}"

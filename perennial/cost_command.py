@@ -26,6 +26,11 @@ PLAN_COMMAND = "terraform show -json PLAN"
 HOW_TO_PLAN = "terraform plan -out=plan && terraform show -json plan > plan.json"
 DEFAULT_REGION = "us-east-1"
 DEFAULT_TYPES = ("g4dn.xlarge", "g5.xlarge", "g6.xlarge", "g6e.xlarge")
+LONGEST_H = 8_760
+NOT_COUNTED = (
+    "and, not counted here: requests to S3, KMS and Secrets Manager, notices, logs that are kept, backups beyond the free "
+    "ones, data to the internet."
+)
 LAST = 10
 """So many of the newest retrains say how long one takes."""
 
@@ -37,7 +42,8 @@ def cost(
         typer.Option(help="What `terraform show -json PLAN` wrote, - for a pipe: also tells what a month costs."),
     ] = None,
     hours: Annotated[
-        float | None, typer.Option(help="How long a retrain takes; default the median of those on record.", min=0.001)
+        float | None,
+        typer.Option(help="How long a retrain takes; default the median of those on record.", min=0.001, max=LONGEST_H),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="A JSON object.")] = False,
 ) -> None:
@@ -49,7 +55,7 @@ def cost(
 
     from perennial import terraform
     from perennial.cost.bill import bill_of, gpu_types, region_of
-    from perennial.cost.prices import read_prices
+    from perennial.cost.prices import how_to_add, read_prices
     from perennial.cost.retrain import retrain_costs
     from perennial.cost.spot import spot_prices
     from perennial.settings import settings
@@ -61,13 +67,16 @@ def cost(
     load_pipeline(pipeline)  # a name that is none is told before anything else
     work_h, source = (hours, "by --hours") if hours else _on_record(pipeline)
     planned = _plan(terraform.read_text(plan), str(plan)) if plan else None
-    region = (region_of(planned) if planned else None) or os.environ.get("AWS_REGION") or DEFAULT_REGION
+    region = (region_of(planned) if planned else None) or _own_region() or DEFAULT_REGION
     prices = read_prices(region)
     bill = bill_of(planned, prices) if planned else None
     types = gpu_types(planned) if planned else DEFAULT_TYPES
     retrain = retrain_costs(work_h, types, prices, spot_prices(region, types, now)) if work_h and types else None
     missing = [sentence for line in (bill.lines if bill else ()) for sentence in line.missing]
-    missing += [sentence for one in (retrain.types if retrain else ()) if (sentence := _unknown(one, region))]
+    missing += [how_to_add(region, one.item, one.unit) for one in (bill.by_use if bill else ()) if one.usd is None]
+    if retrain:
+        told_all = (_unknown(one, region, retrain.spot_is_measured) for one in retrain.types)
+        missing += [sentence for sentence in told_all if sentence]
     if not work_h:
         missing.append(f"say how long a retrain takes: --hours 0.5, or run `perennial retrain {pipeline}` first")
     if planned and not types:
@@ -104,12 +113,19 @@ def cost(
         raise typer.Exit(1)
 
 
-def _unknown(one: RetrainCost, region: str) -> str | None:
+def _own_region() -> str | None:
+    """The region of this shell, by either of the names that AWS's tools look at."""
+    return os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+
+
+def _unknown(one: RetrainCost, region: str, measured: bool) -> str | None:
     """What is needed to know what a retrain on a type costs; None if it is known."""
     from perennial.cost.prices import how_to_add
 
     if one.on_demand_usd_h is None:
         return how_to_add(region, f"ec2/{one.instance_type}")
+    if one.spot_usd_h is None and not measured:
+        return f"{how_to_add(region, f'spot/{one.instance_type}')}, or give AWS credentials"
     if one.spot_usd_h is None:
         return f"EC2 tells no price of {one.instance_type} on spot in {region}: take another type or region"
     return None
@@ -148,8 +164,11 @@ def _prices_told(prices: Prices, now: datetime) -> str:
         return f"The table of prices has none of {prices.region}."
     year, month = map(int, months[0].split("-"))
     age = (now.year - year) * 12 + now.month - month
-    old = f", {counted(age, 'month')} old: look up the large ones" if age > 6 else ""
-    return f"US dollars, without taxes. List prices of {prices.region} of {months[0]}{old}."
+    old = f", the oldest {counted(age, 'month')} old" if age > 6 else ""
+    of = months[0] if months[0] == months[1] else f"{months[0]} to {months[1]}"
+    unchecked, of_all = prices.unchecked()
+    look = f" {unchecked} of {of_all} were found in no dated data: look up the large ones." if unchecked else ""
+    return f"US dollars, without taxes. List prices of {prices.region} of {of}{old}.{look}"
 
 
 def _table(*columns: str) -> Table:
@@ -181,7 +200,7 @@ def _on_top(bill: Bill) -> str:
     """What no plan tells."""
     lines = [f"  {one.what}: {_usd(one.usd, 3)} a {one.unit}" for one in bill.by_use]
     most = '"at most": every group at its largest size all month, GPU nodes too, on demand.'
-    return "\n".join([most, "On top comes what depends on use:", *lines, ""])
+    return "\n".join([most, "On top comes what depends on use:", *lines, NOT_COUNTED, ""])
 
 
 def _length(hours: float) -> str:
@@ -202,21 +221,39 @@ def _explained(retrain: RetrainCosts, prices: Prices) -> str:
     from perennial.cost.retrain import GOAL
 
     model, spot = retrain.model, retrain.spot
-    share = prices.assumed("spot/share")
     measured = "Spot: EC2's own prices of the last seven days, on average."
-    assumed = (
-        f"* Assumed: {share * 100:.0f} % of the price on demand. With AWS credentials, EC2's own prices are taken."
+    months = sorted({line.as_of for one in retrain.types if (line := prices.get(f"spot/{one.instance_type}"))})
+    listed = (
+        f"* The lowest of the region's zones on one day of {' and '.join(months) or 'no month'}, from the table: prices on "
+        "spot change, and may be twice that today. With AWS credentials, EC2's own are taken."
     )
     savings = [one.saving for one in retrain.types if one.saving is not None]
     met = sum(saving >= GOAL for saving in savings)
     return "\n".join(
         [
-            measured if retrain.spot_is_measured else assumed,
+            measured if retrain.spot_is_measured else listed,
             f"Assumed on spot: {model.rate_per_h:g} interruptions an hour, {model.away_h * 60:.0f} min until the next node, "
             f"{model.start_h * 60:.0f} min until it works, a checkpoint every {model.checkpoint_h * 60:.0f} min. So a retrain "
             f"is interrupted {spot.interruptions:.2f} times on average and takes {_length(spot.wall_h)}, on demand "
             f"{_length(retrain.on_demand.wall_h)}, starts included.",
             f"Goal: save {GOAL * 100:.0f} %. {met} of {counted(len(savings), 'type')} would; it takes an hour on spot at "
             f"{retrain.goal_share * 100:.1f} % of on demand or less.",
+            *_of_the_group(retrain),
         ]
     )
+
+
+def _of_the_group(retrain: RetrainCosts) -> list[str]:
+    """What the node group saves, which does not choose the type as a person does."""
+    if retrain.saves_at_best is None or retrain.saves_at_worst is None or len(retrain.types) < 2:
+        return []
+    first = retrain.types[0].instance_type
+    return [
+        f"The group on demand buys {first}, its first type; the group on spot what EC2 has most of, at a low price. Of the "
+        f"cost of {first} on demand, spot {_saved(retrain.saves_at_best)} with its cheapest type and "
+        f"{_saved(retrain.saves_at_worst)} with its dearest."
+    ]
+
+
+def _saved(share: float) -> str:
+    return f"saves {share * 100:.0f} %" if share >= 0 else f"costs {-share * 100:.0f} % more"

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from pipelines.spec import PipelineSpec
 
 LIMIT_S = 5.0
+TAKEN_BACK_S = 3.0
+"""So much longer the end waits for a slow store, that what was written there to try does not stay."""
 
 
 def doctor(
@@ -30,7 +32,7 @@ def doctor(
 
     from rich.console import Console
 
-    from perennial.doctor.findings import run_checks
+    from perennial.doctor.findings import all_taken_back, run_checks
     from perennial.settings import settings
     from pipelines.spec import add_pipelines_dir, load_pipeline
     from validation.verdict import Status, worst
@@ -54,6 +56,7 @@ def doctor(
     if any(one.verdict.status is Status.ERROR for one in found.values()):
         # A check that still waits for an answer, in a library that is not Python, would hold up the end.
         sys.stdout.flush()
+        all_taken_back(TAKEN_BACK_S)
         os._exit(1)
     if bad:
         raise typer.Exit(1)
@@ -89,6 +92,8 @@ def checks_of(settings: Settings, spec: PipelineSpec | None) -> dict[str, Check]
     checks["online store"] = lambda: stores.online_store(settings)
     checks["mlflow"] = lambda: servers.mlflow(settings)
     checks["artifacts"] = lambda: servers.artifacts(settings, name)
+    if settings.checkpoints:
+        checks["checkpoints"] = lambda: servers.checkpoints(settings)
     checks["prefect"] = lambda: servers.prefect(settings)
     checks["work pool"] = lambda: servers.work_pool(settings)
     if spec:

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 from perennial.errors import UnreachableError, UsageError
 
@@ -53,8 +52,9 @@ def write_bytes(content: bytes, uri: str) -> None:
 
 
 def _parts(uri: str) -> tuple[str, str]:
-    parts = urlsplit(uri)
-    return parts.netloc, parts.path.lstrip("/")
+    # Not as a web address: ? and # are letters of a key.
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    return bucket, key.lstrip("/")
 
 
 @lru_cache(maxsize=1)
@@ -62,7 +62,9 @@ def _client() -> Any:
     import boto3
     from botocore.config import Config
 
-    return boto3.client("s3", config=Config(connect_timeout=5, read_timeout=60, retries={"mode": "standard"}))
+    # A session of its own: threads must not make clients of the one that they share.
+    quick = Config(connect_timeout=5, read_timeout=60, retries={"mode": "standard"})
+    return boto3.Session().client("s3", config=quick)
 
 
 def _asking(uri: str, ask: Callable[[], T]) -> T:

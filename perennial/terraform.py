@@ -22,7 +22,9 @@ def read_text(file: Path) -> str:
         UsageError: there is no such file, or it is no text.
     """
     try:
-        return sys.stdin.read() if str(file) == "-" else file.read_text("utf-8")
+        told = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+        # PowerShell's > writes UTF-16 in its old versions, and UTF-8 with a mark in front.
+        return told.decode("utf-16" if told[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
     except OSError as error:
         raise UsageError(f"{file} cannot be read ({error.strerror}); name what Terraform wrote") from error
     except UnicodeDecodeError as error:

@@ -77,6 +77,8 @@ def fit(training_set: TrainingSet, model_spec: ModelSpec, seed: int, checkpoint:
     progress = None
     if checkpoint is not None:
         library = {"lightgbm": "lightgbm", "pytorch": "torch"}[model_spec.family]
+        # A new image may come between a fit's two halves, with another learning rate or another network.
+        code = Path(__file__).with_name(f"{library}_trainer.py").read_bytes()
         parts = {
             "model": model_spec.model_dump(),
             "encoder": encoder.as_dict(),
@@ -84,7 +86,7 @@ def fit(training_set: TrainingSet, model_spec: ModelSpec, seed: int, checkpoint:
             "library": f"{library} {version(library)}",
             "rows": len(matrix),
         }
-        progress = Checkpoint(checkpoint, fingerprint(parts, matrix.tobytes(), targets.tobytes()))
+        progress = Checkpoint(checkpoint, fingerprint(parts, code, matrix.tobytes(), targets.tobytes()))
     if model_spec.family == "lightgbm":
         from training.lightgbm_trainer import fit_trees
 

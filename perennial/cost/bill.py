@@ -10,6 +10,7 @@ from typing import Any
 from perennial.cost.prices import Prices, how_to_add
 
 HOURS_A_MONTH = 730
+ZONES = 3
 PER_MONTH = {"hour": HOURS_A_MONTH, "month": 1, "GB-month": 1}
 
 Values = Mapping[str, Any]
@@ -106,6 +107,7 @@ def bill_of(plan: Values, prices: Prices) -> Bill:
     resources = [r for r in _resources(plan) if r.get("mode", "managed") == "managed"]
     templates = {r["address"]: r["values"] for r in resources if r["type"] == "aws_launch_template"}
     uses: list[Use] = []
+    kinds = {r["type"] for r in resources}
     unknown: Counter[str] = Counter()
     for resource in resources:
         kind = resource["type"]
@@ -122,7 +124,8 @@ def bill_of(plan: Values, prices: Prices) -> Bill:
         Line(kind, None, None, (f"what {number} of {kind} cost is not known: see its price list",))
         for kind, number in sorted(unknown.items())
     ]
-    kinds = {r["type"] for r in resources}
+    if any(name.startswith("t3.") for r in resources for name in r["values"].get("instance_types") or ()):
+        kinds.add(T3)
     by_use = tuple(
         ByUse(what, item, price.usd if (price := prices.get(item)) else None, unit)
         for kind, what, item, unit in BY_USE
@@ -160,7 +163,8 @@ def _resources(plan: Values) -> Iterator[Values]:
     modules = [plan["planned_values"]["root_module"]]
     while modules:
         module = modules.pop()
-        yield from module.get("resources", [])
+        # One whose values are all unknown has none in the JSON.
+        yield from ({"values": {}, **resource} for resource in module.get("resources", []))
         modules += module.get("child_modules", [])
 
 
@@ -189,7 +193,7 @@ def _nodes(group: Values, template: Values) -> Iterator[Use]:
     size = disk.get("volume_size") or values.get("disk_size") or 20
     yield Use(part, (f"ebs/{disk.get('volume_type') or 'gp3'}",), begins * size, most * size, "GB-month")
     if _first(template.get("monitoring")).get("enabled"):
-        yield Use(part, ("ec2/detailed-monitoring",), begins, most, "month")
+        yield Use("alarms, node metrics", ("ec2/detailed-monitoring",), begins, most, "month")
 
 
 def _stream(values: Values) -> list[Use]:
@@ -222,7 +226,7 @@ def _online_store(values: Values) -> list[Use]:
 def _endpoint(values: Values) -> list[Use]:
     if values.get("vpc_endpoint_type") != "Interface":
         return []  # of S3 and DynamoDB, which are free
-    zones = len(values.get("subnet_ids") or ()) or 1
+    zones = len(values.get("subnet_ids") or ()) or ZONES  # of subnets that are still to be made no plan tells
     return [Use("VPC endpoints", ("vpc/interface-endpoint",), zones, zones)]
 
 
@@ -240,15 +244,19 @@ CHARGED: Mapping[str, Callable[[Values], list[Use]]] = {
     "aws_vpc_endpoint": _endpoint,
     "aws_kms_key": _each("keys", "kms/key", "month"),
     "aws_secretsmanager_secret": _each("secrets", "secretsmanager/secret", "month"),
-    "aws_cloudwatch_metric_alarm": _each("alarms", "cloudwatch/alarm", "month"),
+    "aws_cloudwatch_metric_alarm": _each("alarms, node metrics", "cloudwatch/alarm", "month"),
 }
 
+T3 = "nodes of t3"
+# Of t3 nodes: EKS leaves their credits unlimited, as AWS does. Of brokers: PER_BROKER, some forty metrics each.
 BY_USE = (
     ("aws_s3_bucket", "lake and models in S3", "s3/standard", "GB-month"),
     ("aws_ecr_repository", "images", "ecr/storage", "GB-month"),
     ("aws_nat_gateway", "what passes a NAT gateway", "vpc/nat-traffic", "GB"),
     ("aws_cloudwatch_log_group", "logs", "cloudwatch/log-intake", "GB"),
     ("aws_msk_cluster", "between zones, there and back", "vpc/zone-traffic", "GB"),
+    ("aws_msk_cluster", "metrics of the brokers", "cloudwatch/metric", "month"),
+    (T3, "processors of t3 above their baseline", "ec2/t3-credit", "hour"),
 )
 
 # Without a price of their own: settings of something else, or charged with what they hold or send.

@@ -1,4 +1,4 @@
-"""The table of prices: list prices of AWS by region, and what is assumed of spot, each with its month and its source."""
+"""The table of prices: prices of AWS by region, and what is assumed of a retrain, each with its month and its source."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ FILE = "perennial/cost/prices.csv"
 COLUMNS = ("region", "item", "usd", "unit", "as_of", "source")
 ANYWHERE = "any"
 UNITS = ("hour", "month", "GB-month", "GB")
+UNCHECKED = "(unchecked"
+"""Words of a source that has no dated data behind it."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Price:
         usd: US dollars a unit, without taxes; of `any`, the number that is assumed.
         unit: hour, month, GB-month, GB.
         as_of: the month in which it was so, such as 2025-01.
-        source: where to look it up.
+        source: where to look it up, and in which dated data it was found.
     """
 
     region: str
@@ -63,8 +65,16 @@ class Prices:
 
     def months(self) -> tuple[str, str] | None:
         """The oldest and the newest month of the region's prices; None if there are none."""
-        found = sorted(price.as_of for price in self._table.values() if price.region == self.region)
+        found = sorted(price.as_of for price in self._own())
         return (found[0], found[-1]) if found else None
+
+    def unchecked(self) -> tuple[int, int]:
+        """How many of the region's prices were found in no dated data, and how many prices it has."""
+        found = self._own()
+        return sum(UNCHECKED in price.source for price in found), len(found)
+
+    def _own(self) -> list[Price]:
+        return [price for price in self._table.values() if price.region == self.region]
 
 
 def how_to_add(region: str, item: str, unit: str = "hour") -> str:

@@ -43,7 +43,10 @@ class RetrainCosts:
         on_demand: expected times on demand.
         spot: expected times on spot.
         types: by instance type, in the order of the node group.
-        spot_is_measured: whether prices on spot are EC2's own of the last days, not an assumed share.
+        spot_is_measured: whether prices on spot are EC2's own of the last days, not those of the table.
+        saves_at_best: share that spot saves where EC2 gives the cheapest type on spot, of what the group on demand pays for
+            its first type, which it buys as long as there is one; below 0 where spot costs more; None if a price is missing.
+        saves_at_worst: the same where it gives the dearest.
         goal_share: at most which share of the price on demand an hour on spot may cost for the goal to be met.
     """
 
@@ -53,6 +56,8 @@ class RetrainCosts:
     spot: Expected
     types: tuple[RetrainCost, ...]
     spot_is_measured: bool
+    saves_at_best: float | None
+    saves_at_worst: float | None
     goal_share: float
 
 
@@ -63,9 +68,9 @@ def retrain_costs(
 
     Args:
         work_h: hours of work without an interruption, above 0.
-        instance_types: that it may run on.
+        instance_types: that it may run on, in the order of the node group. It is taken to last as long on each.
         prices: of the region.
-        spot_usd_h: prices of an hour on spot, as EC2 told them; empty = the table's assumed share of on demand.
+        spot_usd_h: prices of an hour on spot, as EC2 told them; empty = those of the table.
     """
     model = Interruptions(
         prices.assumed("spot/interruptions"),
@@ -78,19 +83,32 @@ def retrain_costs(
     def one(instance_type: str) -> RetrainCost:
         listed = prices.get(f"ec2/{instance_type}")
         full = listed.usd if listed else None
-        assumed = None if spot_usd_h or full is None else full * prices.assumed("spot/share")
-        hour = spot_usd_h.get(instance_type, assumed)
+        kept = None if spot_usd_h else prices.get(f"spot/{instance_type}")
+        hour = kept.usd if kept else spot_usd_h.get(instance_type)
         dear = None if full is None else full * on_demand.paid_h
         cheap = None if hour is None else hour * spot.paid_h
         saving = None if dear is None or cheap is None else 1 - cheap / dear
         return RetrainCost(instance_type, full, hour, dear, cheap, saving)
 
+    types = tuple(one(instance_type) for instance_type in instance_types)
+    best, worst = _group_savings(types)
     return RetrainCosts(
         work_h,
         model,
         on_demand,
         spot,
-        tuple(one(instance_type) for instance_type in instance_types),
+        types,
         bool(spot_usd_h),
+        best,
+        worst,
         (1 - GOAL) * on_demand.paid_h / spot.paid_h,
     )
+
+
+def _group_savings(types: Sequence[RetrainCost]) -> tuple[float | None, float | None]:
+    """What the spot group saves with its cheapest and with its dearest type, of the first type on demand."""
+    spot = [one.spot_usd for one in types if one.spot_usd is not None]
+    dear = types[0].on_demand_usd if types else None
+    if dear is None or len(spot) < len(types):
+        return None, None
+    return 1 - min(spot) / dear, 1 - max(spot) / dear

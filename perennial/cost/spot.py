@@ -42,12 +42,19 @@ def spot_prices(region: str, instance_types: Sequence[str], now: datetime, days:
         return {}
     by_type: dict[str, dict[str, list[tuple[datetime, float]]]] = {}
     for row in rows:
+        if not is_zone(row["AvailabilityZone"], region):
+            continue
         zones = by_type.setdefault(row["InstanceType"], {})
         zones.setdefault(row["AvailabilityZone"], []).append((row["Timestamp"], float(row["SpotPrice"])))
     return {
         name: sum(mean_price(changes, begin, now) for changes in zones.values()) / len(zones)
         for name, zones in by_type.items()
     }
+
+
+def is_zone(name: str, region: str) -> bool:
+    """Whether a name is one of the region's own zones, and no local zone, such as us-east-1-atl-2a, where no cluster is."""
+    return name.startswith(region) and len(name) == len(region) + 1
 
 
 def mean_price(changes: Iterable[tuple[datetime, Any]], begin: datetime, end: datetime) -> float:

@@ -15,6 +15,7 @@ def needs_aws(settings: Settings) -> bool:
     return bool(
         settings.lake_warehouse.startswith("s3:")
         or settings.lake_catalog_uri.startswith("glue:")
+        or settings.checkpoints.startswith("s3:")
         or settings.database_secret_arn
         or settings.online_store_secret_arn
         or settings.kafka_options.get("sasl_mechanism") == IAM
@@ -25,7 +26,7 @@ def identity(settings: Settings) -> Finding:
     """Whose credentials these are, and whether the region is the lake's."""
     import boto3
     from botocore.config import Config
-    from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.exceptions import BotoCoreError, ClientError, ConnectionError, HTTPClientError
 
     session = boto3.Session()
     region = session.region_name
@@ -39,6 +40,9 @@ def identity(settings: Settings) -> Finding:
     except ClientError as error:
         code = error.response.get("Error", {}).get("Code", "")
         return failed(f"AWS does not take these credentials ({code})", "sign in anew: aws sso login, or AWS_PROFILE")
+    except (ConnectionError, HTTPClientError) as error:
+        mend = "see the network: AWS_ENDPOINT_URL, HTTPS_PROXY, the way out of this subnet"
+        return failed(f"AWS does not answer ({type(error).__name__})", mend)
     except BotoCoreError as error:
         return failed(
             f"AWS could not be asked ({type(error).__name__})",

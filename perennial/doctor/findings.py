@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from perennial.errors import PerennialError
@@ -40,6 +41,30 @@ def unclear(reason: str, mend: str = "", **measurements: float) -> Finding:
 def failed(reason: str, mend: str = "", **measurements: float) -> Finding:
     """It is not as it should be."""
     return Finding(Verdict(Status.FAIL, reason, measurements), mend)
+
+
+_tries = threading.Condition()
+_open_tries = 0
+
+
+@contextmanager
+def to_be_taken_back() -> Iterator[None]:
+    """Around something that is written to try, and taken back: whoever ends the process waits for it."""
+    global _open_tries
+    with _tries:
+        _open_tries += 1
+    try:
+        yield
+    finally:
+        with _tries:
+            _open_tries -= 1
+            _tries.notify_all()
+
+
+def all_taken_back(limit_s: float) -> bool:
+    """Whether nothing that was written to try is left, now or within some seconds."""
+    with _tries:
+        return _tries.wait_for(lambda: not _open_tries, limit_s)
 
 
 def run_checks(checks: Mapping[str, Check], limit_s: float) -> dict[str, Finding]:

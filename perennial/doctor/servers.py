@@ -15,7 +15,7 @@ import httpx
 
 from perennial.addresses import variable
 from perennial.deploy import WORK_POOL
-from perennial.doctor.findings import Finding, failed, passed, unclear
+from perennial.doctor.findings import Finding, failed, passed, to_be_taken_back, unclear
 from perennial.doctor.machine import writable
 from perennial.doctor.stores import mend_of_s3, refusal
 from perennial.doctor.stream import BEGIN_STACK, NO_STACK
@@ -65,6 +65,18 @@ def artifacts(settings: Settings, pipeline: str | None) -> Finding:
     return unclear(f"models are kept at {root}, which is not looked into here", "retrain once to see")
 
 
+def checkpoints(settings: Settings) -> Finding:
+    """Whether a fit can keep its progress where the settings say, from here."""
+    parts = urlsplit(settings.checkpoints)
+    if parts.scheme == "s3":
+        return try_bucket(parts.netloc, parts.path.strip("/"))
+    if "://" in settings.checkpoints:
+        return failed(f"fits keep no progress at {parts.scheme}://", "set PERENNIAL_CHECKPOINTS to an s3:// address")
+    why = writable(Path(settings.checkpoints).absolute())
+    mend = "mend its permissions, or set PERENNIAL_CHECKPOINTS to an s3:// address"
+    return failed(why, mend) if why else passed(f"{settings.checkpoints} can be written to")
+
+
 def try_bucket(bucket: str, prefix: str) -> Finding:
     """Whether objects can be written, read and deleted below a prefix, by the credentials of this process."""
     import boto3
@@ -73,15 +85,21 @@ def try_bucket(bucket: str, prefix: str) -> Finding:
 
     where, key = f"s3://{bucket}/{prefix}", f"{prefix}/perennial-doctor-{uuid4()}".lstrip("/")
     quick = Config(connect_timeout=2, read_timeout=ANSWER_S, retries={"total_max_attempts": 1})
+    left = False
     try:
         client = boto3.Session().client("s3", config=quick)
         version = client.put_object(Bucket=bucket, Key=key, Body=b"perennial doctor").get("VersionId")
-        try:
-            client.get_object(Bucket=bucket, Key=key)["Body"].read()
-        finally:
-            _delete(client, bucket, key, version)
+        left = True
+        with to_be_taken_back():
+            try:
+                client.get_object(Bucket=bucket, Key=key)["Body"].read()
+            finally:
+                _delete(client, bucket, key, version)
+                left = False
     except (BotoCoreError, ClientError, ValueError) as error:
-        return failed(f"{where}: {refusal(str(error))}", mend_of_s3(str(error)))
+        stays = f"; {key} is left there" if left else ""
+        mend = mend_of_s3(str(error), "see the bucket's name, the network, and AWS_ENDPOINT_URL")
+        return failed(f"{where}: {refusal(str(error))}{stays}", mend)
     return passed(f"{where} is written, read and deleted")
 
 
@@ -128,6 +146,8 @@ def work_pool(settings: Settings) -> Finding:
     if pool.get("is_paused"):
         return failed(f"{told} is paused", f"prefect work-pool resume {WORK_POOL}")
     workers = _post(settings, f"/work_pools/{WORK_POOL}/workers/filter", {})
+    if isinstance(workers, Finding):
+        return workers
     online = [worker for worker in workers if worker.get("status") == "ONLINE"]
     if not online:
         gone = f", of {counted(len(workers), 'worker')} none is online" if workers else " has no worker"
@@ -141,6 +161,8 @@ def deployments(settings: Settings, pipeline: str) -> Finding:
     if isinstance(reached, Finding):
         return reached
     found = _post(settings, "/deployments/filter", {"deployments": {"tags": {"all_": ["perennial", pipeline]}}})
+    if isinstance(found, Finding):
+        return found
     by_flow = {_flow(row.get("entrypoint") or ""): row for row in found}
     wanted = _wanted(pipeline)
     if missing := sorted(set(wanted) - by_flow.keys()):
@@ -234,10 +256,30 @@ def alerts(settings: Settings) -> Finding:
 
 def _get(settings: Settings, field: str, path: str, accept: tuple[int, ...] = ()) -> httpx.Response | Finding:
     """The answer of a server; or what is to be said where there is none."""
+    return _answer(settings, field, "GET", path, accept=accept)
+
+
+def _post(settings: Settings, path: str, body: Mapping[str, Any]) -> list[dict[str, Any]] | Finding:
+    """Rows that Prefect answers; or what is to be said where it does not."""
+    answer = _answer(settings, "prefect_api_url", "POST", path, dict(body))
+    if isinstance(answer, Finding):
+        return answer
+    rows = _json(answer)
+    if not isinstance(rows, list):
+        return failed(f"{without_user(settings.prefect_api_url)} answers, but not as Prefect", "see PREFECT_API_URL")
+    return rows
+
+
+def _answer(
+    settings: Settings, field: str, method: str, path: str, body: Any = None, accept: tuple[int, ...] = ()
+) -> httpx.Response | Finding:
     url = getattr(settings, field)
     address, name = without_user(url).rstrip("/"), variable(field)
+    signed = _signed(field, url)
     try:
-        answer = httpx.get(f"{address}{path}", headers=_signed(field, url), timeout=ANSWER_S, follow_redirects=True)
+        answer = httpx.request(
+            method, f"{address}{path}", json=body, headers=signed, timeout=ANSWER_S, follow_redirects=True
+        )
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         if field not in settings.model_fields_set:
             return unclear(NO_STACK, BEGIN_STACK.format(name))
@@ -251,15 +293,6 @@ def _get(settings: Settings, field: str, path: str, accept: tuple[int, ...] = ()
             f"{address}{path} answers {answer.status_code}", f"see its log, and whether {name} is its address"
         )
     return answer
-
-
-def _post(settings: Settings, path: str, body: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Rows that Prefect answers; none where it refuses."""
-    url = settings.prefect_api_url
-    address = without_user(url).rstrip("/")
-    answer = httpx.post(f"{address}{path}", json=dict(body), headers=_signed("prefect_api_url", url), timeout=ANSWER_S)
-    told = _json(answer) if answer.is_success else []
-    return told if isinstance(told, list) else []
 
 
 def _signed(field: str, url: str) -> dict[str, str]:

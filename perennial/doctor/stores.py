@@ -7,8 +7,8 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 from uuid import uuid4
 
-from features.catalog import answering, catalog_of, remote, try_files
-from perennial.doctor.findings import Finding, failed, passed, unclear
+from features.catalog import answering, catalog_of, is_made, remote, shown, try_files
+from perennial.doctor.findings import Finding, failed, passed, to_be_taken_back, unclear
 from perennial.doctor.machine import writable
 from perennial.errors import UnreachableError
 from perennial.settings import Settings
@@ -52,8 +52,8 @@ def ledger(settings: Settings) -> Finding:
 def lake_catalog(settings: Settings, pipeline: str | None) -> Finding:
     """Whether the lake's catalog answers, and knows the pipeline."""
     uri = settings.catalog_uri
-    if uri.startswith("sqlite:") and not Path(uri.removeprefix("sqlite:///")).exists():
-        return unclear(f"no lake yet, {uri}", f"fill it: perennial ingest {pipeline or 'PIPELINE'}")
+    if not is_made(settings):
+        return unclear(f"no lake yet, {shown(uri)}", f"fill it: perennial ingest {pipeline or 'PIPELINE'}")
     catalog = catalog_of(settings)
     with answering(uri, settings.warehouse):
         namespaces = sorted(".".join(name) for name in catalog.list_namespaces())
@@ -75,7 +75,8 @@ def lake_files(settings: Settings) -> Finding:
             return failed(why, "choose another PERENNIAL_LAKE_WAREHOUSE, or mend its permissions")
         return passed(f"{folder} can be written to")
     try:
-        try_files(settings, f"perennial-doctor-{uuid4()}")
+        with to_be_taken_back():
+            try_files(settings, f"perennial-doctor-{uuid4()}")
     except UnreachableError as error:
         return failed(f"{settings.warehouse}: {refusal(str(error.__cause__))}", mend_of_s3(str(error.__cause__)))
     return passed(f"{settings.warehouse} is written, read and deleted")
@@ -86,8 +87,15 @@ def refusal(told: str) -> str:
     return told.rpartition("AWS Error ")[2].strip(". ") or told
 
 
-def mend_of_s3(told: str) -> str:
-    """What to do about a refusal of S3."""
+def mend_of_s3(
+    told: str, otherwise: str = "see PERENNIAL_LAKE_WAREHOUSE, PERENNIAL_LAKE_OPTIONS and the network"
+) -> str:
+    """What to do about a refusal of S3.
+
+    Args:
+        told: its words.
+        otherwise: the mend where they say nothing in particular.
+    """
     lower = told.lower()
     if "kms" in lower:
         return "let this role use the bucket's KMS key: kms:Decrypt and kms:GenerateDataKey"
@@ -97,7 +105,7 @@ def mend_of_s3(told: str) -> str:
         return "let this role put, get and delete objects there"
     if "credentials" in lower:
         return "give AWS credentials: `aws sso login`, AWS_PROFILE, or the pod's service account"
-    return "see PERENNIAL_LAKE_WAREHOUSE, PERENNIAL_LAKE_OPTIONS and the network"
+    return otherwise
 
 
 def online_store(settings: Settings) -> Finding:
@@ -106,11 +114,12 @@ def online_store(settings: Settings) -> Finding:
         return passed("SQLite below PERENNIAL_HOME")
     from pydantic import SecretStr
 
-    from features.redis_client import ask_redis, shown
+    from features.redis_client import ask_redis
+    from features.redis_client import shown as shown_redis
 
     url = settings.online_store_url
     version, role = ask_redis(SecretStr(url), settings.online_store_secret_arn)
-    told = f"Redis {version} at {shown(url)}"
+    told = f"Redis {version} at {shown_redis(url)}"
     if role != "master":
         return failed(f"{told} is a replica and takes no rows", "set PERENNIAL_ONLINE_STORE_URL to the primary")
     parts = urlsplit(url)

@@ -57,7 +57,7 @@ def test_everything_that_is_planned_has_its_price(planning: Terraform, tmp_path:
     by_hand = {
         "small": {
             "control plane": 0.10 * hours,
-            "nodes system": 2 * (0.1664 * hours + 50 * 0.08 + 2.10),
+            "nodes system": 2 * (0.1664 * hours + 50 * 0.08),
             "event stream": 3 * (0.0456 * hours + 50 * 0.10),
             "database": 0.065 * hours + 20 * 0.115,
             "online features": 0.032 * hours,
@@ -65,7 +65,7 @@ def test_everything_that_is_planned_has_its_price(planning: Terraform, tmp_path:
         },
         "production": {
             "control plane": 0.10 * hours,
-            "nodes system": 3 * (0.384 * hours + 50 * 0.08 + 2.10),
+            "nodes system": 3 * (0.384 * hours + 50 * 0.08),
             "event stream": 3 * (0.204 * hours + 500 * 0.10),
             "database": 2 * (0.159 * hours + 100 * 0.115),
             "online features": 3 * 0.219 * hours,
@@ -77,3 +77,18 @@ def test_everything_that_is_planned_has_its_price(planning: Terraform, tmp_path:
     retrained_on = [one["instance_type"] for one in told["retrain"]["types"]]
     ending = {"small": ".xlarge", "production": ".2xlarge"}[size]
     assert retrained_on == [f"{family}{ending}" for family in ("g4dn", "g5", "g6", "g6e")]
+
+
+@pytest.mark.infra_apply
+def test_prices_that_the_region_of_production_lacks_are_told_and_never_free(
+    planning: Terraform, tmp_path: Path
+) -> None:
+    told = cost_of(planning, tmp_path, "-var-file=examples/production.tfvars")
+    assert (told["region"], told["status"]) == ("eu-central-1", "INCONCLUSIVE")
+    lines = {line["part"]: line["expected_usd"] for line in told["bill"]["lines"]}
+    unknown = {part for part, usd in lines.items() if usd is None}
+    assert unknown == {"event stream", "database", "online features", "alarms, node metrics"}
+    assert all(any(item in sentence for sentence in told["missing"]) for item in ("msk/", "rds/", "elasticache/"))
+    assert lines["nodes system"] == pytest.approx(3 * (0.46 * 730 + 50 * 0.0952))
+    assert lines["NAT gateways"] == pytest.approx(3 * (0.052 + 0.005) * 730)
+    assert [one["saving"] is not None for one in told["retrain"]["types"]] == [True] * 4

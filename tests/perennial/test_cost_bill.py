@@ -81,13 +81,10 @@ def test_nodes_cost_their_type_their_disk_and_their_metrics(prices: Prices) -> N
         ),
         configuration={"root_module": {"resources": [configured]}},
     )
-    line = only(bill_of(told, prices))
-    one = 0.20 * 730 + 50 * 0.08 + 2.10
-    assert (line.part, line.expected_usd, line.most_usd) == (
-        "nodes system",
-        pytest.approx(2 * one),
-        pytest.approx(4 * one),
-    )
+    nodes, metrics = bill_of(told, prices).lines
+    one = 0.20 * 730 + 50 * 0.08
+    assert nodes == Line("nodes system", pytest.approx(2 * one), pytest.approx(4 * one))
+    assert metrics == Line("alarms, node metrics", pytest.approx(2 * 2.10), pytest.approx(4 * 2.10))
 
 
 def test_a_group_at_zero_costs_nothing_until_it_grows_and_then_its_dearest_type(prices: Prices) -> None:
@@ -146,7 +143,7 @@ def test_the_other_parts(prices: Prices) -> None:
         "online features": 43.80,
         "NAT gateways": round((0.045 + 0.005) * 730, 2),
         "keys": 5.0,
-        "alarms": 0.3,
+        "alarms, node metrics": 0.3,
         "VPC endpoints": 21.9,
     }
     assert bill.complete
@@ -154,6 +151,26 @@ def test_the_other_parts(prices: Prices) -> None:
     by_use = {one.item: one.usd for one in bill.by_use}
     assert by_use["s3/standard"] == 0.023
     assert by_use["vpc/zone-traffic"] is None  # the table has no such line
+    assert "cloudwatch/metric" in by_use  # brokers at PER_BROKER write metrics that are paid
+
+
+@pytest.mark.parametrize(("types", "told"), [(["t3.xlarge"], True), (["t3a.xlarge", "m6i.large"], False)])
+def test_nodes_of_t3_may_cost_more_than_their_hours(prices: Prices, types: list[str], told: bool) -> None:
+    group = resource(
+        "aws_eks_node_group", "system", instance_types=types, scaling_config=[{"desired_size": 1, "max_size": 1}]
+    )
+    assert ("ec2/t3-credit" in {one.item for one in bill_of(plan(group), prices).by_use}) is told
+
+
+def test_an_endpoint_in_subnets_that_are_still_to_be_made_is_one_in_each_zone(prices: Prices) -> None:
+    told = plan(resource("aws_vpc_endpoint", "ecr", vpc_endpoint_type="Interface"))
+    assert only(bill_of(told, prices)).expected_usd == pytest.approx(3 * 0.01 * 730)
+
+
+def test_a_resource_of_which_nothing_is_known_yet_counts(prices: Prices) -> None:
+    unknown = resource("aws_nat_gateway", index="0")
+    del unknown["values"]
+    assert only(bill_of(plan(unknown), prices)).expected_usd == pytest.approx(0.045 * 730)
 
 
 def test_what_is_only_read_is_not_paid(prices: Prices) -> None:

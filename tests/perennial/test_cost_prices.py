@@ -18,7 +18,8 @@ def test_the_table_that_comes_with_perennial_can_be_read() -> None:
     assert listed is not None
     assert (listed.usd, listed.unit) == (1.006, "hour")
     assert listed.source.startswith("https://aws.amazon.com/")
-    assert 0 < prices.assumed("spot/share") < 1
+    assert listed.as_of == "2026-01"
+    assert 0 < prices.assumed("spot/interruptions") < 1
 
 
 def test_what_is_assumed_says_so_and_what_is_listed_has_its_address() -> None:
@@ -30,6 +31,28 @@ def test_what_is_assumed_says_so_and_what_is_listed_has_its_address() -> None:
         is_assumed = row["source"].startswith("assumption")
         assert is_assumed == (row["region"] == "any"), row
         assert is_assumed or row["source"].startswith("https://aws.amazon.com/"), row
+
+
+def test_a_price_on_spot_is_never_above_the_one_on_demand() -> None:
+    import csv
+    from importlib.resources import files
+
+    rows = csv.DictReader(files("perennial.cost").joinpath("prices.csv").read_text().splitlines())
+    usd = {(row["region"], row["item"]): float(row["usd"]) for row in rows}
+    pairs = [
+        (usd[region, item], full)
+        for region, item in usd
+        if item.startswith("spot/") and (full := usd.get((region, item.replace("spot/", "ec2/"))))
+    ]
+    assert len(pairs) >= 12
+    assert all(0.1 < spot / full < 1 for spot, full in pairs)
+
+
+def test_prices_that_were_found_in_no_dated_data_are_counted(tmp_path: Path) -> None:
+    lines = ["a,x,1,hour,2026-01,https://x/ (y 2026-01-02)", "a,z,1,hour,2025-01,https://x/ (unchecked)"]
+    (tmp_path / "p.csv").write_text(HEAD + "\n".join([*lines, "b,x,1,hour,2025-01,https://x/ (unchecked: y)\n"]))
+    assert read_prices("a", tmp_path / "p.csv").unchecked() == (1, 2)
+    assert read_prices("c", tmp_path / "p.csv").unchecked() == (0, 0)
 
 
 def test_a_region_or_an_item_that_is_not_there_has_no_price() -> None:
@@ -64,5 +87,5 @@ def test_a_line_that_is_no_price_is_told(tmp_path: Path, table: str, sentence: s
 
 def test_an_assumption_that_was_taken_out_is_told(tmp_path: Path) -> None:
     (tmp_path / "p.csv").write_text(HEAD)
-    with pytest.raises(StateError, match="no line any,spot/share"):
-        read_prices("us-east-1", tmp_path / "p.csv").assumed("spot/share")
+    with pytest.raises(StateError, match="no line any,spot/away"):
+        read_prices("us-east-1", tmp_path / "p.csv").assumed("spot/away")

@@ -14,7 +14,7 @@ from aws_account import no_account as no_account
 from features.lake import Lake
 from perennial.cost.prices import Prices, read_prices
 from perennial.cost.retrain import retrain_costs
-from perennial.cost.spot import mean_price, spot_prices
+from perennial.cost.spot import is_zone, mean_price, spot_prices
 from perennial.settings import Settings
 from training.history import Retrain, durations, record_begin, record_retrain
 
@@ -22,7 +22,10 @@ NOW = datetime(2026, 3, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 TABLE = """region,item,usd,unit,as_of,source
 here,ec2/small,1.00,hour,2025-01,u
-any,spot/share,0.30,of on demand,2025-01,assumption
+here,spot/small,0.30,hour,2025-01,u
+here,ec2/large,2.00,hour,2025-01,u
+here,spot/large,1.25,hour,2025-01,u
+here,ec2/rare,3.00,hour,2025-01,u
 any,spot/interruptions,0.0001,an hour,2025-01,assumption
 any,spot/away,6,minutes,2025-01,assumption
 any,retrain/start,30,minutes,2025-01,assumption
@@ -61,6 +64,28 @@ def test_a_type_without_a_price_is_no_zero(prices: Prices) -> None:
 def test_where_ec2_tells_prices_a_type_it_leaves_out_is_not_assumed(prices: Prices) -> None:
     (one,) = retrain_costs(1.0, ("small",), prices, {"other": 0.1}).types
     assert (one.on_demand_usd, one.spot_usd) == (pytest.approx(1.5), None)
+
+
+def test_where_nobody_knows_a_price_on_spot_there_is_none(prices: Prices) -> None:
+    (one,) = retrain_costs(1.0, ("rare",), prices, {}).types
+    assert (one.on_demand_usd, one.spot_usd_h, one.saving) == (pytest.approx(4.5), None, None)
+
+
+def test_a_group_saves_of_its_first_type_on_demand_and_may_cost_more(prices: Prices) -> None:
+    costs = retrain_costs(1.5, ("small", "large"), prices, {})
+    # The first on demand is 1.00 an hour; on spot EC2 gives what costs 0.30, or what costs 1.25.
+    assert (costs.saves_at_best, costs.saves_at_worst) == (pytest.approx(0.7, abs=1e-3), pytest.approx(-0.25, abs=1e-3))
+    assert costs.types[1].saving == pytest.approx(0.375, abs=1e-3)  # of its own price on demand
+    unknown = retrain_costs(1.5, ("small", "rare"), prices, {})
+    assert (unknown.saves_at_best, unknown.saves_at_worst) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("zone", "own"),
+    [("us-east-1a", True), ("us-east-1f", True), ("us-east-1-atl-2a", False), ("us-east-1-wl1-bos-wlz-1", False)],
+)
+def test_local_zones_have_prices_that_no_cluster_pays(zone: str, own: bool) -> None:
+    assert is_zone(zone, "us-east-1") is own
 
 
 def test_a_price_counts_for_as_long_as_it_holds() -> None:

@@ -19,7 +19,7 @@ from findings_seen import ERROR, FAIL, PASS, said, status, status_of
 from packaging.requirements import Requirement
 
 from perennial.doctor import machine
-from perennial.doctor.findings import Finding, passed, run_checks
+from perennial.doctor.findings import Finding, all_taken_back, passed, run_checks, to_be_taken_back
 from perennial.errors import UsageError
 
 if TYPE_CHECKING:
@@ -45,6 +45,25 @@ def test_checks_run_side_by_side_and_one_that_hangs_keeps_nobody() -> None:
     assert list(found) == ["hangs", "one", "other"]
     assert "no answer within 1 s" in said(found["hangs"])
     forever.set()
+
+
+def test_the_end_waits_until_what_was_written_to_try_is_taken_back(tmp_path: Path) -> None:
+    slow, trace = threading.Event(), tmp_path / "perennial-doctor-1"
+
+    def tries() -> Finding:
+        with to_be_taken_back():
+            trace.touch()
+            slow.wait(20)
+            trace.unlink()
+        return passed("late")
+
+    found = run_checks({"tries": tries}, limit_s=0.5)
+    assert status_of(found, "tries") is ERROR
+    assert not all_taken_back(0.1)
+    assert trace.exists()
+    threading.Timer(0.2, slow.set).start()
+    assert all_taken_back(20)
+    assert not trace.exists()
 
 
 def test_a_check_that_breaks_is_an_error_and_its_words_are_kept_back() -> None:

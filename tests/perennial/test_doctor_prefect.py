@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,14 @@ FLOWS = ("ingest", "score", "monitor", "check", "retrain", "rollout")
 @pytest.fixture(scope="module")
 def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A server of Prefect of its own, that nobody has put anything into."""
-    home = tmp_path_factory.mktemp("prefect")
+    with serving(tmp_path_factory.mktemp("prefect")) as address:
+        yield address
+
+
+@contextmanager
+def serving(home: Path, **more: str) -> Iterator[str]:
     port = str(free_ports().prefect)
-    environment = {**os.environ, **QUIET, "PREFECT_HOME": str(home), "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, **QUIET, "PREFECT_HOME": str(home), "PYTHONPATH": str(ROOT), **more}
     environment.pop("PREFECT_API_URL", None)
     with (home / "server.log").open("wb") as log:
         command = [sys.executable, "-m", "flows.prefect_server", "--host", "127.0.0.1", "--port", port]
@@ -115,6 +121,17 @@ def test_deployments_and_their_schedules(api: str, tmp_path: Path) -> None:
     post(api, f"/deployments/{made['monitor']}/pause_deployment", {})
     assert (found().verdict.status, found().verdict.reason) == (Status.INCONCLUSIVE, "off: monitor")
     assert servers.deployments(settings, "shop").verdict.status is Status.FAIL
+
+
+def test_a_server_that_wants_a_password_does_not_make_deployments_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PREFECT_API_AUTH_STRING", raising=False)
+    with serving(tmp_path, PREFECT_SERVER_API_AUTH_STRING="me:hunter2") as guarded:
+        finding = servers.deployments(Settings(home=tmp_path, prefect_api_url=guarded), "flights")
+        assert (finding.verdict.status, "refuses this user (401)" in finding.verdict.reason) == (Status.FAIL, True)
+        known = Settings(home=tmp_path, prefect_api_url=guarded.replace("//", "//me:hunter2@"))
+        assert "not deployed" in servers.deployments(known, "flights").verdict.reason
 
 
 def test_a_server_that_is_not_there_fails_each_check(tmp_path: Path, free_port: int) -> None:

@@ -16,7 +16,9 @@ from aws_account import moto_server as moto_server
 from aws_account import no_account as no_account
 from findings_seen import FAIL, INCONCLUSIVE, PASS, said, status, status_of
 from postgres import postgres as postgres
+from refusing_deletes import refusing_deletes
 
+from features.catalog import catalog_of
 from perennial.doctor import stores
 from perennial.doctor.findings import run_checks
 from perennial.settings import Settings
@@ -113,6 +115,25 @@ def test_a_lake_that_is_not_there_is_not_made(tmp_path: Path) -> None:
     assert not (tmp_path / "home").exists()
 
 
+def test_a_lake_catalog_in_postgresql_is_not_made_by_looking(tmp_path: Path, postgres: str) -> None:
+    name = f"lake_{time.monotonic_ns()}"
+    server = postgres.replace("+psycopg", "")
+    with psycopg.connect(server, autocommit=True) as owner:
+        owner.execute(f"CREATE DATABASE {name}")
+    uri = server.replace("/postgres?", f"/{name}?")
+    settings = Settings(home=tmp_path, lake_catalog_uri=uri)
+    finding = stores.lake_catalog(settings, "shop")
+    assert (status(finding), "no lake yet" in said(finding)) == (INCONCLUSIVE, True)
+    with psycopg.connect(uri) as mine:
+        assert mine.execute("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'").fetchone() == (0,)
+    catalog_of(settings).create_namespace("shop")
+    assert status(stores.lake_catalog(settings, "shop")) is PASS
+    with_password = Settings(home=tmp_path, lake_catalog_uri="postgresql://me:hunter2@127.0.0.1:1/lake")
+    found = run_checks({"lake": lambda: stores.lake_catalog(with_password, "shop")}, 20)
+    assert status_of(found, "lake") is FAIL
+    assert "hunter2" not in said(found["lake"])
+
+
 def in_s3(tmp_path: Path, address: str, warehouse: str, **more: Any) -> Settings:
     keys = {"client.access-key-id": "key", "client.secret-access-key": "kept-out-of-messages"}
     options = {"s3.endpoint": address, "glue.endpoint": address, **keys}
@@ -139,6 +160,15 @@ def test_a_lake_in_s3_and_glue_passes_and_nothing_is_left_there(tmp_path: Path, 
     assert "add 'shop' to `pipelines` of infra/terraform" in said(missing)
     client("glue").create_database(DatabaseInput={"Name": "shop"})
     assert status(stores.lake_catalog(settings, "shop")) is PASS
+
+
+def test_a_lake_whose_files_may_not_be_deleted_fails(tmp_path: Path, account: str) -> None:
+    bucket = f"lake-{time.monotonic_ns()}"
+    client("s3").create_bucket(Bucket=bucket)
+    with refusing_deletes(account) as address:
+        finding = stores.lake_files(in_s3(tmp_path, address, f"s3://{bucket}/lake"))
+    assert status(finding) is FAIL
+    assert "put, get and delete" in said(finding)
 
 
 def test_a_bucket_that_is_not_there_fails(tmp_path: Path, account: str) -> None:

@@ -161,6 +161,23 @@ def test_a_plan_file_that_is_no_text_is_told(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_what_powershell_redirected_is_read(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "outputs.json").write_bytes(as_terraform_writes(VALUES).encode(encoding))
+    ended = outputs(str(tmp_path / "outputs.json"), "--json")
+    assert json.loads(ended.stdout)["AWS_REGION"] == "eu-central-1", ended.stderr
+
+
+def test_the_readme_names_every_setting() -> None:
+    text = (ROOT / "README.md").read_text()
+    names = [
+        str(field.validation_alias) if field.validation_alias else f"PERENNIAL_{name.upper()}"
+        for name, field in Settings.model_fields.items()
+    ]
+    assert len(names) > 15
+    assert [name for name in names if f"`{name}`" not in text] == []
+
+
 def test_without_terraform_a_file_is_asked_for(tmp_path: Path) -> None:
     ended = outputs(path=str(tmp_path))
     assert ended.returncode == 2

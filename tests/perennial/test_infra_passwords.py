@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import psycopg
@@ -156,6 +160,58 @@ def test_a_secret_is_kept_for_some_minutes(account: str) -> None:
     assert secret.read()["password"] == "new"
 
 
+def test_while_secrets_manager_does_not_answer_the_last_password_stands(
+    account: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, arn = Clock(), new_secret(username="a", password="old")
+    secret = Secret(arn, "SETTING", NAMES, clock)
+    assert secret.read()["password"] == "old"
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    clock.now += KEPT_S
+    assert secret.read()["password"] == "old"
+    monkeypatch.setenv("AWS_ENDPOINT_URL", account)
+    change(arn, username="a", password="new")
+    clock.now += FRESH_S - 1
+    assert secret.read()["password"] == "old"  # nobody waits again so soon
+    clock.now += 1
+    assert secret.read()["password"] == "new"
+
+
+@pytest.mark.parametrize(("status", "code"), [(400, "ThrottlingException"), (503, "ServiceUnavailable")])
+def test_an_answer_that_asks_to_come_again_is_an_outage_and_no_refusal(
+    account: str, monkeypatch: pytest.MonkeyPatch, status: int, code: str
+) -> None:
+    class Busy(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            told = json.dumps({"__type": code, "message": "later"}).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/x-amz-json-1.1")
+            self.send_header("Content-Length", str(len(told)))
+            self.end_headers()
+            self.wfile.write(told)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Quietly."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Busy) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+        with pytest.raises(UnreachableError, match=code):
+            Secret("arn:aws:secretsmanager:us-east-1:123456789012:secret:s", "SETTING", NAMES).read()
+        server.shutdown()
+
+
+def test_a_secret_that_was_taken_away_is_no_outage(account: str) -> None:
+    clock, arn = Clock(), new_secret(username="a", password="old")
+    secret = Secret(arn, "SETTING", NAMES, clock)
+    secret.read()
+    client("secretsmanager").delete_secret(SecretId=arn, ForceDeleteWithoutRecovery=True)
+    clock.now += KEPT_S
+    with pytest.raises(StateError, match="ResourceNotFoundException"):
+        secret.read()
+
+
 @pytest.mark.parametrize("told", ["not json: hunter2", '["hunter2"]', '{"password": "hunter2"}', "7"])
 def test_a_secret_of_something_else_is_told_without_repeating_it(account: str, told: str) -> None:
     name = f"test/{time.monotonic_ns()}"
@@ -221,6 +277,31 @@ def test_the_reader_of_features_goes_on_after_a_rotation(
             rows.read([(VIEW, ["a"])])
     finally:
         server.stop()
+
+
+def test_a_loop_goes_on_while_the_password_is_asked_for(
+    no_account: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from features.redis_client import SecretPassword
+
+    no_account.setenv("AWS_ACCESS_KEY_ID", "key")
+    no_account.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    secret = Secret("arn:aws:secretsmanager:us-east-1:123456789012:secret:s", "SETTING", ("password",))
+
+    async def ask(mute: socket.socket) -> bool:
+        asking = asyncio.create_task(SecretPassword(secret).get_credentials_async())
+        while not (secret._lock.locked() or asking.done()):
+            await asyncio.sleep(0.001)
+        in_between = not asking.done()  # the loop came back here, and nobody has answered
+        mute.close()
+        with pytest.raises(UnreachableError):
+            await asking
+        return in_between
+
+    mute = socket.create_server(("127.0.0.1", 0))  # a Secrets Manager that takes the call and says nothing
+    no_account.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{mute.getsockname()[1]}")
+    assert asyncio.run(ask(mute))
+    assert "override it" not in caplog.text
 
 
 def test_feast_is_given_the_secret_and_not_the_password(tmp_path: Path) -> None:

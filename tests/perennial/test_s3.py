@@ -22,6 +22,15 @@ def test_what_was_written_is_read_and_can_be_replaced(bucket: str, tmp_path: Pat
         assert read_object(f"{bucket}/a b/c%20d/file") == content
 
 
+def test_letters_that_mean_something_in_web_addresses_are_letters_of_a_key(bucket: str) -> None:
+    from perennial.s3 import write_bytes
+
+    write_bytes(b"one", f"{bucket}/run#1/file?a")
+    write_bytes(b"other", f"{bucket}/run")
+    assert read_object(f"{bucket}/run#1/file?a") == b"one"
+    assert read_object(f"{bucket}/run") == b"other"
+
+
 def test_a_bundle_that_the_registry_copies_is_the_one_that_the_service_reads(bucket: str, tmp_path: Path) -> None:
     files = {"bundle.json": b"{}", "model.onnx": b"\x01\x02", "reference_profile.json": b'{"rows": 1}'}
     for name, content in files.items():

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +22,7 @@ from training.checkpoint import CHECKPOINT_FILE
 from training.dataset import TrainingSet
 from training.fit import fit
 
+ROOT = Path(__file__).parents[2]
 SMALL = {
     "lightgbm": ModelSpec(family="lightgbm", trees=120, leaves=8, min_rows_per_leaf=20),
     "pytorch": ModelSpec(family="pytorch", epochs=4, hidden=16),
@@ -132,6 +135,22 @@ def test_the_checkpoint_of_another_spec_is_ignored(training_set: TrainingSet, tm
     more = SMALL["lightgbm"].model_copy(update={"trees": 150, "learning_rate": 0.2})
     resumed = fit(training_set, more, 7, tmp_path).predict(training_set.holdout)
     np.testing.assert_array_equal(resumed, fit(training_set, more, 7, None).predict(training_set.holdout))
+
+
+def test_the_checkpoint_of_other_code_is_ignored(make_training_set: Callable[..., TrainingSet], tmp_path: Path) -> None:
+    training_set = make_training_set(500)
+    training_set.train.write_parquet(tmp_path / "rows.parquet")
+    shutil.copytree(ROOT / "training", tmp_path / "image" / "training")
+    trainer = tmp_path / "image" / "training" / "torch_trainer.py"
+    trainer.write_text(trainer.read_text().replace("LEARNING_RATE = 2e-3", "LEARNING_RATE = 9e-2"))
+    features = json.dumps([f.model_dump() for f in training_set.features])
+    spec, folder = SMALL["pytorch"], tmp_path / "checkpoint"
+    arguments = [str(tmp_path / "rows.parquet"), features, spec.model_dump_json(), str(folder)]
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path / 'image'}{os.pathsep}{ROOT}"}
+    subprocess.run([sys.executable, "-c", FIT_IN_A_PROCESS, *arguments], env=environment, cwd=tmp_path, check=True)
+    assert (folder / CHECKPOINT_FILE).exists()
+    resumed = fit(training_set, spec, 7, folder).predict(training_set.holdout)
+    np.testing.assert_array_equal(resumed, fit(training_set, spec, 7, None).predict(training_set.holdout))
 
 
 def test_a_fit_leaves_the_callers_random_numbers_and_threads_alone(training_set: TrainingSet) -> None:
