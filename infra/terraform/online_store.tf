@@ -19,7 +19,7 @@ resource "aws_elasticache_replication_group" "this" {
   at_rest_encryption_enabled = true
   kms_key_id                 = aws_kms_key.this["data"].arn
   transit_encryption_enabled = true
-  auth_token                 = data.aws_secretsmanager_random_password.online_store.random_password
+  auth_token                 = sensitive(terraform_data.online_store_password.output)
 
   snapshot_retention_limit  = 3
   snapshot_window           = "02:00-03:00"
@@ -28,7 +28,7 @@ resource "aws_elasticache_replication_group" "this" {
   apply_immediately         = true
 
   lifecycle {
-    ignore_changes = [auth_token] # each reading makes another one; the first is kept
+    ignore_changes = [auth_token] # who changes it does so outside, in two steps
   }
 }
 
@@ -48,8 +48,12 @@ resource "aws_elasticache_subnet_group" "this" {
   subnet_ids = aws_subnet.private[*].id
 }
 
-# AWS makes no password for Redis by itself, so this one is in Terraform's state, too: keep the state as you keep a password.
-data "aws_secretsmanager_random_password" "online_store" {
-  password_length     = 48
-  exclude_punctuation = true # it is part of a URL
+# AWS makes no password for Redis by itself, so this one is in Terraform's state, too: keep the state as you keep a password. Secrets
+# Manager's generator is no help: Terraform prints what it reads, as the id of the reading. Two uuids are 256 bits of chance.
+resource "terraform_data" "online_store_password" {
+  input = sensitive(replace("${uuid()}${uuid()}", "-", ""))
+
+  lifecycle {
+    ignore_changes = [input]
+  }
 }
