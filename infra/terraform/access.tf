@@ -1,4 +1,5 @@
-# Who reaches the stores: the nodes, on each store's own port, and nobody else. The stores reach nothing.
+# Who reaches the stores: the nodes, and who is given their group (output store_clients_security_group_id), on each store's own port,
+# and nobody else. The stores reach nothing.
 locals {
   stores = {
     database     = { port = 5432, description = "PostgreSQL" }

@@ -37,6 +37,7 @@ resource "aws_eks_cluster" "this" {
     aws_iam_role_policy_attachment.cluster,
     aws_iam_role_policy.cluster_key,
     aws_cloudwatch_log_group.this, # EKS would make it without a key and without an end
+    aws_route.internet,
     aws_route.nat,
     aws_route_table_association.private, # nodes need the way out from their first minute to their last
     aws_route_table_association.public,
@@ -106,6 +107,9 @@ resource "aws_eks_addon" "before_nodes" {
       role_arn        = aws_iam_role.addon["vpc-cni"].arn
     }
   }
+
+  # While a node goes, the network add-on takes away its network interfaces; without rights it leaves them, and no subnet can go.
+  depends_on = [aws_iam_role_policy_attachment.addon]
 }
 
 # These run on nodes and are not healthy before there are some.
@@ -127,7 +131,7 @@ resource "aws_eks_addon" "on_nodes" {
     }
   }
 
-  depends_on = [aws_eks_node_group.system]
+  depends_on = [aws_eks_node_group.system, aws_iam_role_policy_attachment.addon, aws_iam_role_policy.disks]
 }
 
 resource "aws_iam_role" "addon" {

@@ -76,7 +76,7 @@ resource "aws_launch_template" "node" {
   }
 }
 
-# Says "one of our nodes" to the stores; what the nodes may reach is in the cluster's own group.
+# Says "one of our nodes" to the stores, and opens nothing by itself; what the nodes may reach is in the cluster's own group.
 resource "aws_security_group" "node" {
   name        = "${var.name}-node"
   description = "Nodes of ${var.name}, as the stores know them"

@@ -36,6 +36,26 @@ output "kubeconfig_command" {
   value       = "aws eks update-kubeconfig --region ${var.region} --name ${aws_eks_cluster.this.name}"
 }
 
+output "vpc_id" {
+  description = "VPC of everything: what to peer with, or to bring a VPN to."
+  value       = aws_vpc.this.id
+}
+
+output "private_subnet_ids" {
+  description = "Subnets of the nodes and the stores, one a zone."
+  value       = aws_subnet.private[*].id
+}
+
+output "cluster_security_group_id" {
+  description = "Security group of the Kubernetes API inside the VPC; whoever has it, too, reaches the API and the nodes."
+  value       = aws_eks_cluster.this.vpc_config[0].cluster_security_group_id
+}
+
+output "store_clients_security_group_id" {
+  description = "Whoever has this security group, such as a sender of events or a bastion in the VPC, reaches PostgreSQL, Redis and Kafka."
+  value       = aws_security_group.node.id
+}
+
 output "namespace" {
   description = "Kubernetes namespace whose service accounts have the roles below."
   value       = local.namespace

@@ -63,16 +63,21 @@ resource "terraform_data" "catalog_protection" {
   depends_on = [aws_glue_catalog_database.pipeline]
 }
 
-# What was said at the first apply. Of other values Terraform would make everything anew, and the events would be lost.
+# What was said at the first apply, and in which account. Of other values Terraform would make everything anew, and the events would
+# be lost; in another account it would take what it does not find there for gone.
+locals {
+  installation = { name = var.name, region = var.region, vpc_cidr = var.vpc_cidr, account = local.account_id }
+}
+
 resource "terraform_data" "installation" {
-  input = { name = var.name, region = var.region, vpc_cidr = var.vpc_cidr }
+  input = local.installation
 
   lifecycle {
     ignore_changes = [input]
 
     postcondition {
-      condition     = self.output == { name = var.name, region = var.region, vpc_cidr = var.vpc_cidr }
-      error_message = "This state is of ${self.output.name} in ${self.output.region} with ${self.output.vpc_cidr}, not of ${var.name} in ${var.region} with ${var.vpc_cidr}. They cannot be changed: write what was, or make another installation in a folder of its own."
+      condition     = self.output == local.installation
+      error_message = "This state is of ${self.output.name} in ${self.output.region} with ${self.output.vpc_cidr} in the account ${self.output.account}, not of ${var.name} in ${var.region} with ${var.vpc_cidr} in the account ${local.account_id}. They cannot be changed: write what was, with credentials of that account, or make another installation in a folder of its own."
     }
   }
 }

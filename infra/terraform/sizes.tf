@@ -1,5 +1,6 @@
 # What differs between the sizes, in one place. GPU types of one size have the same number of processors and GPUs, and the first
-# has the least memory: the autoscaler takes it as the picture of a node that is not there yet.
+# has the least memory: the autoscaler takes it as the picture of a node that is not there yet. The least number of system nodes is
+# the same in both: how many there are is the autoscaler's, and EKS refuses a group whose least is more than that.
 locals {
   sizes = {
     small = {
@@ -15,14 +16,14 @@ locals {
       database_backup_days  = 7
       online_store_class    = "cache.t4g.small"
       online_store_replicas = 0
-      broker_class          = "kafka.t3.small"
+      broker_class          = "kafka.m7g.large" # of those that MSK takes for a new KRaft cluster the smallest; kafka.t3.small is refused
       broker_gb             = 50
       log_days              = 30
     }
     production = {
       nat_gateways          = 3
       system_instance_types = ["m6i.2xlarge"]
-      system_nodes          = { min = 3, desired = 3, max = 9 }
+      system_nodes          = { min = 2, desired = 3, max = 9 }
       gpu_instance_types    = ["g4dn.2xlarge", "g5.2xlarge", "g6.2xlarge", "g6e.2xlarge"]
       gpu_max_nodes         = 8
       database_class        = "db.m6g.large"

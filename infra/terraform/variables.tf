@@ -19,8 +19,8 @@ variable "region" {
   }
 
   validation {
-    condition     = !startswith(var.region, "cn-")
-    error_message = "region is \"${var.region}\"; the regions in China have partitions, accounts and service names of their own, which were not tried: take another region."
+    condition     = !can(regex("^(cn|us-gov|us-iso[a-z]?|eu-isoe)-", var.region))
+    error_message = "region is \"${var.region}\"; the regions of China and of governments are partitions with accounts of their own, without AWS Budgets or without some of the GPU types, and were not tried: take another region."
   }
 }
 
@@ -109,6 +109,11 @@ variable "admin_principal_arns" {
   validation {
     condition     = alltrue([for arn in var.admin_principal_arns : can(regex("^arn:aws[a-z-]*:iam::[0-9]{12}:(role|user)/[A-Za-z0-9+=,.@_/-]+$", arn))])
     error_message = "admin_principal_arns is ${jsonencode(var.admin_principal_arns)}; each must be a role or user such as arn:aws:iam::123456789012:role/ops. Of arn:aws:sts::123456789012:assumed-role/ops/you, write the role."
+  }
+
+  validation {
+    condition     = alltrue([for arn in var.admin_principal_arns : !can(regex(":role/AWSReservedSSO_", arn))])
+    error_message = "admin_principal_arns is ${jsonencode(var.admin_principal_arns)}; EKS knows a role of IAM Identity Center by its whole path only, such as arn:aws:iam::123456789012:role/aws-reserved/sso.amazonaws.com/eu-central-1/AWSReservedSSO_Admin_0123456789abcdef: `aws iam get-role --role-name NAME --query Role.Arn` says it."
   }
 }
 

@@ -2,22 +2,31 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 import emulators
-from terraform import Terraform, plugin_mirror
+import questions
+from terraform import Result, Terraform, plugin_mirror
 
 # `make test-infra` asks for these tests by name: there, what is missing is a failure.
 REQUIRED = os.environ.get("PERENNIAL_INFRA") == "required"
 FIGURES: list[str] = []
+# The longest first.
+QUESTIONS = {
+    "refusals": questions.refusals,
+    "plans": questions.plans,
+    "judgement": questions.judgement,
+    "careless_plans": questions.careless_plans,
+    "validity": questions.validity,
+}
 
 
 def missing(what: str) -> NoReturn:
@@ -56,18 +65,44 @@ def running_emulators(
 
 
 @pytest.fixture(scope="session")
-def checkov() -> Callable[[Path], subprocess.CompletedProcess[str]]:
-    """Judges a folder of Terraform by checkov's own rules, without a network."""
-    program = emulators.TOOLS / "checkov" / "bin" / "checkov"
-    if not program.exists():
-        missing(f"checkov is not installed: {program} is missing; `make test-infra` installs it")
+def asked(
+    request: pytest.FixtureRequest, initialized: Terraform, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Mapping[str, Future[Any]]]:
+    """The questions that the tests of this session have, asked two at a time as soon as the first is."""
+    wanted = {fixture for item in request.session.items for fixture in getattr(item, "fixturenames", ())}
+    with ThreadPoolExecutor(2) as two:
+        yield {
+            name: two.submit(question, initialized, tmp_path_factory.mktemp(name))
+            for name, question in QUESTIONS.items()
+            if name in wanted
+        }
 
-    def judge(folder: Path) -> subprocess.CompletedProcess[str]:
-        what = ["--directory", str(folder), "--framework", "terraform", "--skip-download", "--output", "json"]
-        environment = {"PATH": os.environ.get("PATH", os.defpath), "HOME": str(folder), "LOG_LEVEL": "ERROR"}
-        return subprocess.run([str(program), *what], capture_output=True, text=True, env=environment, timeout=300)
 
-    return judge
+@pytest.fixture(scope="session")
+def validity(asked: Mapping[str, Future[Result]]) -> Result:
+    return asked["validity"].result()
+
+
+@pytest.fixture(scope="session")
+def plans(asked: Mapping[str, Future[Result]]) -> Result:
+    return asked["plans"].result()
+
+
+@pytest.fixture(scope="session")
+def careless_plans(asked: Mapping[str, Future[Result]]) -> Result:
+    return asked["careless_plans"].result()
+
+
+@pytest.fixture(scope="session")
+def refusals(asked: Mapping[str, Future[dict[str, str]]]) -> dict[str, str]:
+    return asked["refusals"].result()
+
+
+@pytest.fixture(scope="session")
+def judgement(asked: Mapping[str, Future[dict[str, Any]]]) -> dict[str, Any]:
+    if not questions.CHECKOV.exists():
+        missing(f"checkov is not installed: {questions.CHECKOV} is missing; `make test-infra` installs it")
+    return asked["judgement"].result()
 
 
 @pytest.fixture(scope="session")

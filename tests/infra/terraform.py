@@ -77,6 +77,8 @@ def clean_environment(home: Path, endpoints: Mapping[str, str]) -> dict[str, str
         # Without emulators nothing must be reached at all.
         "AWS_ENDPOINT_URL": "http://127.0.0.1:1",
         "CHECKPOINT_DISABLE": "1",
+        # Terraform and its provider collect their garbage less often: a third less time, for half a gigabyte more.
+        "GOGC": "400",
         "TF_IN_AUTOMATION": "1",
         "TF_INPUT": "0",
         **endpoints,
@@ -97,9 +99,10 @@ class Terraform:
     Args:
         folder: where to put the copy.
         endpoints: AWS_ENDPOINT_URL and the like; none for what needs no AWS.
+        like: another copy, whose provider serves this one, too; without it, `init` must come first.
     """
 
-    def __init__(self, folder: Path, endpoints: Mapping[str, str] | None = None) -> None:
+    def __init__(self, folder: Path, endpoints: Mapping[str, str] | None = None, like: Terraform | None = None) -> None:
         self.folder = folder / "terraform"
         shutil.copytree(
             INFRA, self.folder, ignore=shutil.ignore_patterns(".terraform", "*.tfstate*", "terraform.tfvars")
@@ -117,16 +120,18 @@ class Terraform:
             cache = folder.parent / "terraform-plugins"
             cache.mkdir(exist_ok=True)
             self.environment["TF_PLUGIN_CACHE_DIR"] = str(cache)
+        if like is not None:
+            shutil.copytree(like.folder / ".terraform", self.folder / ".terraform", symlinks=True)
 
-    def run(self, *arguments: str, timeout_s: float = 420) -> Result:
-        """Run a command to its end.
+    def run(self, *arguments: str, timeout_s: float = 420, environment: Mapping[str, str] | None = None) -> Result:
+        """Run a command to its end, with more in its environment or other things.
 
         It is interrupted where it takes too long: ended by SIGTERM in mid-apply, Terraform leaves an empty state behind.
         """
         process = subprocess.Popen(
             ["terraform", *arguments],
             cwd=self.folder,
-            env=self.environment,
+            env=self._environment(environment or {}),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -139,6 +144,10 @@ class Terraform:
             process.communicate()
             raise
         return Result(process.returncode, output)
+
+    def _environment(self, more: Mapping[str, str]) -> dict[str, str]:
+        refuse_foreign({name: address for name, address in more.items() if name.startswith("AWS_ENDPOINT_URL")})
+        return {**self.environment, **more}
 
     def must(self, *arguments: str, timeout_s: float = 420) -> str:
         """Run a command that has to succeed; returns what it said."""

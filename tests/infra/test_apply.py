@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import account
 import pytest
@@ -23,7 +23,13 @@ PLAN = ("plan", "-no-color", "-detailed-exitcode", SMALL)
 DESTROY = ("destroy", "-no-color", "-auto-approve", SMALL)
 UNPROTECTED = ("-var", "deletion_protection=false", "-var", "gpu_max_nodes=3")
 NOTHING_TO_DO = 0
+NODE_GROUPS = (
+    "aws_eks_node_group.system",
+    'aws_eks_node_group.gpu["gpu-spot"]',
+    'aws_eks_node_group.gpu["gpu-on-demand"]',
+)
 BUCKETS = f"perennial-{ACCOUNT}-{REGION}"
+KEY_ACTIONS = '["kms:Encrypt", "kms:Decrypt", "kms:DescribeKey", "kms:CreateGrant"]'
 
 
 class Stopwatch:
@@ -39,14 +45,53 @@ class Stopwatch:
 
 @pytest.fixture(scope="module")
 def installation(
-    running_emulators: Emulators, tmp_path_factory: pytest.TempPathFactory, figures: Callable[[str], None]
+    request: pytest.FixtureRequest,
+    initialized: Terraform,
+    running_emulators: Emulators,
+    tmp_path_factory: pytest.TempPathFactory,
+    figures: Callable[[str], None],
 ) -> Terraform:
-    made = Terraform(tmp_path_factory.mktemp("installation"), running_emulators.endpoints)
-    assert made.init().status == 0
+    made = Terraform(tmp_path_factory.mktemp("installation"), running_emulators.endpoints, like=initialized)
+    if any("careless" in getattr(item, "fixturenames", ()) for item in request.session.items):
+        request.getfixturevalue("careless")  # both applies wait most of their time
     watch = Stopwatch(figures)
     made.must(*APPLY)
     watch.lap(f"apply: {len(made.resources())} resources")
     return made
+
+
+@pytest.fixture(scope="module")
+def careless(
+    initialized: Terraform, running_emulators: Emulators, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Future[Emulators]]:
+    """An account beside the one that other tests look at, where a change that takes much away is being applied."""
+    folder = tmp_path_factory.mktemp("careless")
+    (folder / "emulators").mkdir()
+    with running(folder / "emulators") as beside, ThreadPoolExecutor(1) as one:
+        yield one.submit(apply_carelessly, Terraform(folder, beside.endpoints, like=initialized), beside)
+
+
+def apply_carelessly(made: Terraform, where: Emulators) -> Emulators:
+    changes = [
+        (
+            "storage.tf",
+            'Sid       = "TlsOnly"\n        Effect    = "Deny"',
+            'Sid       = "TlsOnly"\n        Effect    = "Allow"',
+        ),
+        ("nodes.tf", 'http_tokens                 = "required"', 'http_tokens                 = "optional"'),
+        ("gpu_spot.tf", "taints = [local.gpu_taint, local.spot_taint]", "taints = [local.gpu_taint]"),
+        ("gpu_spot.tf", 'capacity_type = "SPOT"', 'capacity_type = "ON_DEMAND"'),
+        ("cluster.tf", 'Resource = aws_kms_key.this["cluster"].arn', 'Resource = "*"'),
+        ("cluster.tf", KEY_ACTIONS, '["secretsmanager:GetSecretValue"]'),
+    ]
+    for file, before, after in changes:
+        text = (made.folder / file).read_text()
+        assert before in text, f"{file} has no {before!r} any more; take away something else"
+        (made.folder / file).write_text(text.replace(before, after))
+    # The roles of workloads know every store, and would bring them all.
+    these = ("aws_s3_bucket_policy.this", "aws_eks_node_group.gpu", "aws_iam_role_policy.cluster_key")
+    made.must(*APPLY, "-var", "name=careless", *(f"-target={one}" for one in these))
+    return where
 
 
 def test_a_second_plan_has_nothing_to_do(installation: Terraform, figures: Callable[[str], None]) -> None:
@@ -82,7 +127,19 @@ def test_the_outputs_name_what_is_there(installation: Terraform, running_emulato
         clients["secretsmanager"].get_secret_value(SecretId=told["online_store_secret_arn"])["SecretString"]
     )
     assert (online["host"], online["port"]) == (told["online_store_host"], told["online_store_port"])
-    assert len(online["password"]) == 48
+    assert len(online["password"]) == 64
+    groups = running_emulators.client("ec2").describe_security_groups(
+        GroupIds=[told["store_clients_security_group_id"]], Filters=[{"Name": "vpc-id", "Values": [told["vpc_id"]]}]
+    )["SecurityGroups"]
+    opened = running_emulators.client("ec2").describe_security_groups()["SecurityGroups"]
+    let_in = {
+        pair["GroupId"] for group in opened for rule in group["IpPermissions"] for pair in rule["UserIdGroupPairs"]
+    }
+    assert [group["GroupId"] for group in groups] == [told["store_clients_security_group_id"]]
+    assert told["store_clients_security_group_id"] in let_in
+    cluster = clients["eks"].describe_cluster(name=told["cluster_name"])["cluster"]["resourcesVpcConfig"]
+    assert told["cluster_security_group_id"] == cluster["clusterSecurityGroupId"]
+    assert sorted(told["private_subnet_ids"]) == sorted(cluster["subnetIds"])
     clients["sqs"].get_queue_attributes(QueueUrl=told["interruption_queue_url"])
     clients["sns"].get_topic_attributes(TopicArn=told["alert_topic_arn"])
     assert [clients["glue"].get_database(Name=name)["Database"]["Name"] for name in told["lake_databases"]] == [
@@ -284,7 +341,7 @@ def test_interruptions_reach_the_queue_and_people_hear_of_alarms_and_the_bill(
     assert [(one["Protocol"], one["Endpoint"]) for one in people] == [("email", "ops@example.com")]
     budgets = running_emulators.client("budgets")
     limit = budgets.describe_budget(AccountId=ACCOUNT, BudgetName="perennial-monthly")["Budget"]["BudgetLimit"]
-    assert (float(limit["Amount"]), limit["Unit"]) == (900, "USD")
+    assert (float(limit["Amount"]), limit["Unit"]) == (1300, "USD")
     notices = budgets.describe_notifications_for_budget(AccountId=ACCOUNT, BudgetName="perennial-monthly")[
         "Notifications"
     ]
@@ -295,39 +352,8 @@ def test_interruptions_reach_the_queue_and_people_hear_of_alarms_and_the_bill(
     ]
 
 
-@pytest.fixture
-def emulators_of_its_own(running_emulators: Emulators, tmp_path: Path) -> Iterator[Emulators]:
-    """An empty account beside the one that other tests look at."""
-    (tmp_path / "emulators").mkdir()
-    with running(tmp_path / "emulators") as found:
-        yield found
-
-
-def test_checks_of_the_account_find_what_a_careless_change_takes_away(
-    emulators_of_its_own: Emulators, tmp_path: Path
-) -> None:
-    (tmp_path / "terraform").mkdir()
-    careless = Terraform(tmp_path / "terraform", emulators_of_its_own.endpoints)
-    changes = [
-        (
-            "storage.tf",
-            'Sid       = "TlsOnly"\n        Effect    = "Deny"',
-            'Sid       = "TlsOnly"\n        Effect    = "Allow"',
-        ),
-        ("nodes.tf", 'http_tokens                 = "required"', 'http_tokens                 = "optional"'),
-        ("gpu_spot.tf", "taints = [local.gpu_taint, local.spot_taint]", "taints = [local.gpu_taint]"),
-        ("gpu_spot.tf", 'capacity_type = "SPOT"', 'capacity_type = "ON_DEMAND"'),
-        ("cluster.tf", 'Resource = aws_kms_key.this["cluster"].arn', 'Resource = "*"'),
-    ]
-    for file, before, after in changes:
-        text = (careless.folder / file).read_text()
-        assert before in text, f"{file} has no {before!r} any more; take away something else"
-        (careless.folder / file).write_text(text.replace(before, after))
-    assert careless.init().status == 0
-    # The roles of workloads know every store, and would bring them all.
-    these = ("aws_s3_bucket_policy.this", "aws_eks_node_group.gpu", "aws_iam_role_policy.cluster_key")
-    careless.must(*APPLY, "-var", "name=careless", *(f"-target={one}" for one in these))
-    client = emulators_of_its_own.client
+def test_checks_of_the_account_find_what_a_careless_change_takes_away(careless: Future[Emulators]) -> None:
+    client = careless.result().client
     takes_http = account.buckets_that_take_plain_http(client("s3"), f"careless-{ACCOUNT}-{REGION}")
     assert len(takes_http) == 3, takes_http
     assert account.gpu_groups_that_surprise(client("eks"), "careless") == [
@@ -337,8 +363,20 @@ def test_checks_of_the_account_find_what_a_careless_change_takes_away(
     assert len(account.groups_the_autoscaler_cannot_picture(client("eks"), client("autoscaling"), "careless")) > 0
     assert len(account.nodes_that_tell_their_credentials(client("ec2"), client("eks"), "careless")) == 2
     assert account.roles_that_may_too_much(client("iam"), "careless") == [
-        "careless-cluster may ['kms:Encrypt', 'kms:Decrypt', 'kms:DescribeKey', 'kms:CreateGrant'] on everything"
+        "careless-cluster may ['secretsmanager:GetSecretValue'] on everything"
     ]
+
+
+def test_production_asks_for_no_more_nodes_at_least_than_there_are(installation: Terraform) -> None:
+    # EKS says "Minimum capacity can't be greater than desired size", and how many are desired is the autoscaler's.
+    these = ("-target=aws_eks_node_group.system", "-refresh=false", "-out=production")
+    installation.must("plan", "-no-color", SMALL, "-var", "size=production", *these)
+    planned = json.loads(installation.must("show", "-json", "production"))["resource_changes"]
+    group = next(one["change"] for one in planned if one["address"] == "aws_eks_node_group.system")
+    assert group["actions"] == ["create", "delete"]  # what runs on the old nodes has new ones to go to
+    assert group["after"]["instance_types"] == ["m6i.2xlarge"]
+    size = group["after"]["scaling_config"][0]
+    assert size["min_size"] <= size["desired_size"] <= size["max_size"]
 
 
 def test_a_pipeline_that_is_no_longer_listed_keeps_its_tables_while_protected(
@@ -358,9 +396,22 @@ def test_what_an_installation_is_cannot_be_changed(installation: Terraform, chan
     result = installation.run(*PLAN, "-refresh=false", "-var", change)
     assert result.status == 1
     said = " ".join(result.output.replace("│", " ").split())
-    assert "This state is of perennial in us-east-1 with 10.42.0.0/16, not of" in said
+    assert f"This state is of perennial in us-east-1 with 10.42.0.0/16 in the account {ACCOUNT}, not of" in said
     assert change.partition("=")[2] in said
     assert "make another installation in a folder of its own" in said
+
+
+def test_credentials_of_another_account_are_refused_before_everything_is_made_there(
+    installation: Terraform, running_emulators: Emulators
+) -> None:
+    ministack = running_emulators.endpoints["AWS_ENDPOINT_URL_EKS"]  # takes a key of twelve digits for the account
+    other = {"AWS_ACCESS_KEY_ID": "210987654321", "AWS_ENDPOINT_URL_STS": ministack}
+    result = installation.run(*PLAN, "-refresh=false", environment=other)
+    assert result.status == 1
+    said = " ".join(result.output.replace("│", " ").split())
+    assert (
+        f"in the account {ACCOUNT}, not of perennial in us-east-1 with 10.42.0.0/16 in the account 210987654321" in said
+    )
 
 
 def test_a_destroy_while_protected_is_refused_and_loses_nothing(
@@ -374,12 +425,11 @@ def test_a_destroy_while_protected_is_refused_and_loses_nothing(
     assert "deletion_protection is on: set it to false" in " ".join(result.output.split())
     assert installation.resources() == before
     # Nor does it help to say so on the command line of the destroy alone.
-    assert installation.run(*DESTROY, *UNPROTECTED).status == 1
+    assert installation.run(*DESTROY, *UNPROTECTED, "-refresh=false").status == 1
     assert installation.resources() == before
     # Terraform forgets the outputs when a destroy begins; an apply, which has nothing else to do, tells them again.
-    assert "Resources: 0 added, 0 changed, 0 destroyed." in installation.must(*APPLY)
+    assert "Resources: 0 added, 0 changed, 0 destroyed." in installation.must(*APPLY, "-refresh=false")
     assert installation.outputs() == outputs
-    assert installation.run(*PLAN).status == NOTHING_TO_DO
 
 
 def test_a_changed_variable_changes_that_and_then_a_destroy_leaves_nothing_but_a_snapshot(
@@ -398,8 +448,12 @@ def test_a_changed_variable_changes_that_and_then_a_destroy_leaves_nothing_but_a
 
     count = len(installation.resources())
     watch = Stopwatch(figures)
-    installation.must(*DESTROY, *UNPROTECTED)
+    said = installation.must(*DESTROY, *UNPROTECTED)
     watch.lap(f"destroy: {count} resources")
+    # Nodes that go need the way out and the network add-on's rights, or they leave interfaces behind that hold the subnets.
+    gone = max(said.rindex(f"{group}: Destruction complete") for group in NODE_GROUPS)
+    for needed in ("aws_route.internet", "aws_route.nat[0]", 'aws_iam_role_policy_attachment.addon["vpc-cni"]'):
+        assert said.index(f"{needed}: Destroying...") > gone, needed
     assert installation.resources() == []
     client = running_emulators.client
     assert not [bucket for bucket in client("s3").list_buckets()["Buckets"] if bucket["Name"].startswith(BUCKETS)]

@@ -58,7 +58,7 @@ def test_everything_that_is_planned_has_its_price(planning: Terraform, tmp_path:
         "small": {
             "control plane": 0.10 * hours,
             "nodes system": 2 * (0.1664 * hours + 50 * 0.08),
-            "event stream": 3 * (0.0456 * hours + 50 * 0.10),
+            "event stream": 3 * (0.204 * hours + 50 * 0.10),
             "database": 0.065 * hours + 20 * 0.115,
             "online features": 0.032 * hours,
             "NAT gateways": 0.05 * hours,

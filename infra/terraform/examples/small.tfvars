@@ -6,4 +6,4 @@ admin_principal_arns = ["arn:aws:iam::123456789012:role/ops"]
 alert_emails         = ["ops@example.com"]
 
 size               = "small"
-monthly_budget_usd = 900
+monthly_budget_usd = 1300

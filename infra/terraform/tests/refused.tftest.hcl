@@ -12,9 +12,6 @@ mock_provider "aws" {
   mock_data "aws_partition" {
     defaults = { partition = "aws" }
   }
-  mock_data "aws_secretsmanager_random_password" {
-    defaults = { random_password = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKL" }
-  }
 }
 
 variables {
@@ -61,6 +58,14 @@ run "region_in_china" {
   command = plan
   variables {
     region = "cn-north-1"
+  }
+  expect_failures = [var.region]
+}
+
+run "region_of_a_government" {
+  command = plan
+  variables {
+    region = "us-gov-west-1"
   }
   expect_failures = [var.region]
 }
@@ -197,6 +202,15 @@ run "administrator_is_everybody" {
   command = plan
   variables {
     admin_principal_arns = ["arn:aws:iam::123456789012:role/*"]
+  }
+  expect_failures = [var.admin_principal_arns]
+}
+
+# As `aws sts get-caller-identity` tells it, without the path that the role's ARN has.
+run "administrator_of_identity_center_without_a_path" {
+  command = plan
+  variables {
+    admin_principal_arns = ["arn:aws:iam::123456789012:role/AWSReservedSSO_Admin_0123456789abcdef"]
   }
   expect_failures = [var.admin_principal_arns]
 }
