@@ -160,14 +160,14 @@ def is_made(settings: Settings) -> bool:
         UnreachableError: it does not answer.
         StateError: it cannot be used as it is.
     """
-    import sqlalchemy as sa
-    from pyiceberg.catalog.sql import IcebergTables
-
     uri = settings.catalog_uri
     if uri.startswith("sqlite:"):
         return Path(uri.removeprefix("sqlite:///")).exists()
     if not uri.startswith("postgres"):
         return True
+    import sqlalchemy as sa
+    from pyiceberg.catalog.sql import IcebergTables
+
     engine = sa.create_engine(_address(uri))
     try:
         with answering(uri, settings.warehouse):

@@ -108,7 +108,7 @@ def cost(
             console.print(_retrain_table(retrain))
             _say(console, _explained(retrain, prices))
         if missing:
-            _say(console, "INCONCLUSIVE. " + "\n              ".join(missing))
+            _say(console, "\n- ".join(["INCONCLUSIVE:", *missing]))
     if missing:
         raise typer.Exit(1)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 from uuid import uuid4
 
@@ -13,6 +14,9 @@ from perennial.doctor.machine import writable
 from perennial.errors import UnreachableError
 from perennial.settings import Settings
 from rollout.ledger import Ledger
+
+if TYPE_CHECKING:
+    from pyiceberg.catalog import Catalog
 
 CLOCKS_APART_S, CLOCKS_FAR_APART_S = 2.0, 10.0
 MADE = "nothing: it is made when it is needed first"
@@ -55,16 +59,42 @@ def lake_catalog(settings: Settings, pipeline: str | None) -> Finding:
     if not is_made(settings):
         return unclear(f"no lake yet, {shown(uri)}", f"fill it: perennial ingest {pipeline or 'PIPELINE'}")
     catalog = catalog_of(settings)
-    with answering(uri, settings.warehouse):
-        namespaces = sorted(".".join(name) for name in catalog.list_namespaces())
+    if uri.startswith("glue:") and pipeline:
+        return _glue_database(settings, catalog, pipeline)
+    try:
+        with answering(uri, settings.warehouse):
+            namespaces = sorted(".".join(name) for name in catalog.list_namespaces())
+    except UnreachableError as error:
+        if not _denied(error):
+            raise
+        # So it is for a worker of infra/terraform, which needs none of the others.
+        return unclear("AWS Glue answers, and does not let this role list its databases", "name a pipeline")
     kind = "AWS Glue" if uri.startswith("glue:") else "SQL catalog"
     known = f"{kind} with {', '.join(namespaces[:4]) or 'no database'}"
     if pipeline is None or pipeline in namespaces:
         return passed(known, databases=len(namespaces))
-    if uri.startswith("glue:"):
-        mend = f"add {pipeline!r} to `pipelines` of infra/terraform and apply; its role may use that database only"
-        return failed(f"{known}: none for {pipeline}", mend, databases=len(namespaces))
     return unclear(f"{known}: nothing of {pipeline} yet", f"fill it: perennial ingest {pipeline}")
+
+
+def _glue_database(settings: Settings, catalog: Catalog, pipeline: str) -> Finding:
+    """Of the pipeline's database only: its role may look at no other."""
+    from pyiceberg.exceptions import NoSuchNamespaceError
+
+    mend = f"add {pipeline!r} to `pipelines` of infra/terraform and apply; its role may use that database only"
+    try:
+        with answering(settings.catalog_uri, settings.warehouse):
+            catalog.load_namespace_properties(pipeline)
+    except NoSuchNamespaceError:
+        return failed(f"AWS Glue has no database {pipeline}", mend)
+    except UnreachableError as error:
+        if not _denied(error):
+            raise
+        return failed(f"AWS Glue does not let this role look at the database {pipeline}", mend)
+    return passed(f"AWS Glue has the database {pipeline}")
+
+
+def _denied(error: UnreachableError) -> bool:
+    return "AccessDenied" in str(error.__cause__)
 
 
 def lake_files(settings: Settings) -> Finding:

@@ -12,7 +12,7 @@ from aws_account import client
 from aws_account import moto_server as moto_server
 from aws_account import no_account as no_account
 from findings_seen import FAIL, INCONCLUSIVE, PASS, said, status
-from refusing_deletes import refusing_deletes
+from refusing import refusing
 
 from perennial.doctor import aws, servers
 from perennial.doctor.findings import Finding
@@ -55,7 +55,7 @@ def test_a_bucket_of_models_is_tried_without_a_trace(account: str) -> None:
 def test_who_may_not_delete_is_told_what_stays(account: str, monkeypatch: pytest.MonkeyPatch) -> None:
     bucket = f"artifacts-{time.monotonic_ns()}"
     client("s3").create_bucket(Bucket=bucket)
-    with refusing_deletes(account) as address:
+    with refusing(account, "DELETE") as address:
         monkeypatch.setenv("AWS_ENDPOINT_URL", address)
         finding = servers.try_bucket(bucket, "mlflow")
     monkeypatch.setenv("AWS_ENDPOINT_URL", account)

@@ -16,7 +16,7 @@ from aws_account import moto_server as moto_server
 from aws_account import no_account as no_account
 from findings_seen import FAIL, INCONCLUSIVE, PASS, said, status, status_of
 from postgres import postgres as postgres
-from refusing_deletes import refusing_deletes
+from refusing import refusing
 
 from features.catalog import catalog_of
 from perennial.doctor import stores
@@ -162,10 +162,26 @@ def test_a_lake_in_s3_and_glue_passes_and_nothing_is_left_there(tmp_path: Path, 
     assert status(stores.lake_catalog(settings, "shop")) is PASS
 
 
+def test_a_role_that_sees_its_own_database_only_is_enough(tmp_path: Path, account: str) -> None:
+    uri = {"lake_catalog_uri": "glue://us-east-1"}
+    with refusing(account, "AWSGlue.GetDatabases") as address:
+        name = f"shop{time.monotonic_ns()}"
+        client("glue").create_database(DatabaseInput={"Name": name})
+        mine = in_s3(tmp_path, address, "s3://bucket/lake", **uri)
+        assert status(stores.lake_catalog(mine, name)) is PASS
+        assert status(stores.lake_catalog(mine, "other")) is FAIL
+        nobodys = stores.lake_catalog(mine, None)
+        assert (status(nobodys), "list its databases" in said(nobodys)) == (INCONCLUSIVE, True)
+    with refusing(account, "AWSGlue.GetDatabase") as address:
+        denied = stores.lake_catalog(in_s3(tmp_path, address, "s3://bucket/lake", **uri), name)
+        assert status(denied) is FAIL
+        assert "add 'shop" in said(denied)
+
+
 def test_a_lake_whose_files_may_not_be_deleted_fails(tmp_path: Path, account: str) -> None:
     bucket = f"lake-{time.monotonic_ns()}"
     client("s3").create_bucket(Bucket=bucket)
-    with refusing_deletes(account) as address:
+    with refusing(account, "DELETE") as address:
         finding = stores.lake_files(in_s3(tmp_path, address, f"s3://{bucket}/lake"))
     assert status(finding) is FAIL
     assert "put, get and delete" in said(finding)

@@ -1,4 +1,4 @@
-"""An S3 whose role may put and get, and not delete: everything else goes on to moto."""
+"""AWS as a role sees it that may not do everything: what it may goes on to moto."""
 
 from __future__ import annotations
 
@@ -9,14 +9,20 @@ from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
-DENIED = (
+DENIED_BY_S3 = (
     b'<?xml version="1.0" encoding="UTF-8"?><Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>'
 )
+DENIED = b'{"__type": "AccessDeniedException", "Message": "not authorized to perform this"}'
 
 
 @contextmanager
-def refusing_deletes(moto: str) -> Iterator[str]:
-    """Its address."""
+def refusing(moto: str, what: str) -> Iterator[str]:
+    """Its address.
+
+    Args:
+        moto: address of the account behind it.
+        what: a method of HTTP, or an action such as AWSGlue.GetDatabases.
+    """
     there = urlsplit(moto)
     assert there.hostname
 
@@ -39,8 +45,11 @@ def refusing_deletes(moto: str) -> Iterator[str]:
 
         def _answer(self) -> None:
             body = self._body()
-            status, kind, told, headers = 403, "application/xml", DENIED, {}
-            if self.command != "DELETE" and not (self.command == "POST" and "delete" in self.path.partition("?")[2]):
+            action = self.headers.get("X-Amz-Target")
+            denied = (400, "application/x-amz-json-1.1", DENIED) if action else (403, "application/xml", DENIED_BY_S3)
+            status, kind, told = denied
+            headers: dict[str, str] = {}
+            if what not in (self.command, action):
                 upstream = HTTPConnection(str(there.hostname), there.port, timeout=20)
                 asked = {
                     k: v for k, v in self.headers.items() if k.lower() not in ("transfer-encoding", "content-length")
