@@ -29,6 +29,7 @@ NEEDED: Mapping[str, type] = {
     "online_store_secret_arn": str,
     "alert_urls_secret_arn": str,
     "alert_topic_arn": str,
+    "disk_key_arn": str,
 }
 
 
@@ -101,6 +102,7 @@ def cluster_addresses(outputs: Mapping[str, Any]) -> dict[str, str]:
         "ONLINE_STORE_SECRET_ARN": outputs["online_store_secret_arn"],
         "ALERT_URLS_SECRET_ARN": outputs["alert_urls_secret_arn"],
         "ALERT_TOPIC_ARN": outputs["alert_topic_arn"],
+        "DISK_KEY_ARN": outputs["disk_key_arn"],
     }
 
 

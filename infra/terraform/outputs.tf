@@ -203,6 +203,11 @@ output "node_groups" {
   )
 }
 
+output "disk_key_arn" {
+  description = "KMS key of the nodes' disks, for those of pods, too."
+  value       = aws_kms_key.this["nodes"].arn
+}
+
 output "monthly_budget_usd" {
   description = "Budget that mails are sent by."
   value       = var.monthly_budget_usd

@@ -55,7 +55,7 @@ def installation(
     if any("careless" in getattr(item, "fixturenames", ()) for item in request.session.items):
         request.getfixturevalue("careless")  # both applies wait most of their time
     watch = Stopwatch(figures)
-    made.must(*APPLY)
+    (made.folder / "applied.log").write_text(made.must(*APPLY))
     watch.lap(f"apply: {len(made.resources())} resources")
     return made
 
@@ -128,6 +128,7 @@ def test_the_outputs_name_what_is_there(installation: Terraform, running_emulato
     )
     assert (online["host"], online["port"]) == (told["online_store_host"], told["online_store_port"])
     assert len(online["password"]) == 64
+    assert online["password"] not in (installation.folder / "applied.log").read_text()
     groups = running_emulators.client("ec2").describe_security_groups(
         GroupIds=[told["store_clients_security_group_id"]], Filters=[{"Name": "vpc-id", "Values": [told["vpc_id"]]}]
     )["SecurityGroups"]

@@ -128,6 +128,14 @@ def test_no_container_is_root_or_can_become_it_or_writes_where_it_should_not(ren
     assert seen == 15
 
 
+def test_disks_of_pods_have_the_accounts_key(rendered: list[Manifest]) -> None:
+    classes = of_kind(rendered, "StorageClass")
+    encrypted = {name for name, one in classes.items() if one["parameters"]["encrypted"] == "true"}
+    assert all(one["parameters"]["kmsKeyId"].startswith("arn:aws:kms:") for one in classes.values())
+    used = {claim["spec"].get("storageClassName") for claim in of_kind(rendered, "PersistentVolumeClaim").values()}
+    assert used == encrypted == {"perennial"}
+
+
 def test_only_the_device_plugin_touches_a_node(rendered: list[Manifest]) -> None:
     touching = {name for name, pod in pods(rendered) if any("hostPath" in v for v in pod.get("volumes", []))}
     assert touching == {ROOTS_OWN}
@@ -303,7 +311,7 @@ def test_a_disk_is_in_no_zone_that_can_be_without_a_node(rendered: list[Manifest
     (zones,) = re.findall(r"^  subnet_ids\s*= slice\((.+)\)$", group, re.M)
     assert zones == "aws_subnet.private[*].id, 0, min(3, local.size.system_nodes.min)"
     least = [int(nodes) for nodes in re.findall(r"system_nodes\s+= \{ min = (\d+)", terraform("sizes.tf"))]
-    assert least == [2, 3]
+    assert least == [2, 2]
 
 
 def test_prefects_server_may_be_in_any_zone_and_is_soon_in_another(rendered: list[Manifest]) -> None:

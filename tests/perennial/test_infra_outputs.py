@@ -38,6 +38,7 @@ VALUES: dict[str, Any] = {
     "online_store_secret_arn": f"{ARN}perennial/it's",
     "alert_urls_secret_arn": f"{ARN}perennial/alert-urls",
     "alert_topic_arn": "arn:aws:sns:eu-central-1:1:perennial-alerts",
+    "disk_key_arn": "arn:aws:kms:eu-central-1:1:key/disks",
     "deletion_protection": True,
 }
 
@@ -111,6 +112,7 @@ def test_the_cluster_gets_plain_lines_as_env_files_have_them() -> None:
         "ONLINE_STORE_SECRET_ARN": f"{ARN}perennial/it's",
         "ALERT_URLS_SECRET_ARN": f"{ARN}perennial/alert-urls",
         "ALERT_TOPIC_ARN": "arn:aws:sns:eu-central-1:1:perennial-alerts",
+        "DISK_KEY_ARN": "arn:aws:kms:eu-central-1:1:key/disks",
     }
 
 
