@@ -1,7 +1,7 @@
 # Every target does all of its own set-up; a second run reuses what the first installed.
 #   make demo ARGS="--json out.json"    options are passed on
 .DEFAULT_GOAL := help
-.PHONY: help demo up test test-infra soak lint format lock clean
+.PHONY: help install demo up test test-infra soak lint format lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -12,6 +12,9 @@ ARGS ?=
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(STAMP) ## Install perennial into .venv: the command is .venv/bin/perennial
+	@echo "$(BIN)/perennial is installed; to have it on the path: . $(BIN)/activate"
 
 demo: $(STAMP) ## Watch a model being kept fresh on real flights (ARGS="--help" lists the options)
 	@$(BIN)/perennial demo $(ARGS)

@@ -156,7 +156,7 @@ variable "gpu_max_nodes" {
 variable "pipelines" {
   description = "Pipelines whose tables the lake keeps: each has a Glue database of its name, and the workloads may use these and no others."
   type        = set(string)
-  default     = ["flights", "weather"]
+  default     = ["flights"]
 
   validation {
     condition     = length(var.pipelines) > 0 && alltrue([for pipeline in var.pipelines : can(regex("^[a-z][a-z0-9_]{0,62}$", pipeline))])

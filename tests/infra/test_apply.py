@@ -144,8 +144,7 @@ def test_the_outputs_name_what_is_there(installation: Terraform, running_emulato
     clients["sqs"].get_queue_attributes(QueueUrl=told["interruption_queue_url"])
     clients["sns"].get_topic_attributes(TopicArn=told["alert_topic_arn"])
     assert [clients["glue"].get_database(Name=name)["Database"]["Name"] for name in told["lake_databases"]] == [
-        "flights",
-        "weather",
+        "flights"
     ]
 
 
