@@ -11,9 +11,24 @@ data "aws_ec2_instance_type_offerings" "gpu" {
 
 locals {
   gpu_offered = data.aws_ec2_instance_type_offerings.gpu
-  # In the size's order, the smallest first; not every region has every type, and not every zone of a region.
-  gpu_instance_types = [for type in local.size.gpu_instance_types : type if contains(local.gpu_offered.instance_types, type)]
-  gpu_subnet_ids     = [for subnet in aws_subnet.private : subnet.id if contains(local.gpu_offered.locations, subnet.availability_zone)]
+  gpu_offers  = toset([for index, type in local.gpu_offered.instance_types : "${type} ${local.gpu_offered.locations[index]}"])
+
+  # Not every zone has every type, and EKS refuses a group with a zone that lacks one of its types. So these are the zones, and the types
+  # that all of them have, of which there are the most pairs: each is a pool of spot capacity of its own. Types are in the size's order.
+  gpu_choices = [
+    for zones in [[0, 1, 2], [0, 1], [0, 2], [1, 2], [0], [1], [2]] : {
+      zones = zones
+      types = [
+        for type in local.size.gpu_instance_types : type
+        if alltrue([for zone in zones : contains(local.gpu_offers, "${type} ${aws_subnet.private[zone].availability_zone}")])
+      ]
+    }
+  ]
+  gpu_pools  = [for choice in local.gpu_choices : length(choice.types) >= 2 ? length(choice.zones) * length(choice.types) : 0]
+  gpu_choice = local.gpu_choices[index(local.gpu_pools, max(local.gpu_pools...))]
+
+  gpu_instance_types = local.gpu_choice.types
+  gpu_subnet_ids     = [for zone in local.gpu_choice.zones : aws_subnet.private[zone].id]
   gpu_max_nodes      = coalesce(var.gpu_max_nodes, local.size.gpu_max_nodes)
 
   gpu_taint  = { key = "nvidia.com/gpu", value = "present", effect = "NO_SCHEDULE" }
@@ -80,8 +95,8 @@ resource "aws_eks_node_group" "gpu" {
     ignore_changes = [scaling_config[0].desired_size] # the autoscaler's
 
     precondition {
-      condition     = length(local.gpu_instance_types) >= 2 && length(local.gpu_subnet_ids) >= 1
-      error_message = "${var.region} offers ${jsonencode(local.gpu_instance_types)} of ${jsonencode(local.size.gpu_instance_types)} in the zones ${jsonencode(local.zones)}; spot needs at least two types to choose from. Take another region, such as us-east-1 or eu-central-1."
+      condition     = length(local.gpu_instance_types) >= 2
+      error_message = "${var.region} offers ${jsonencode([for type in local.size.gpu_instance_types : type if contains(local.gpu_offered.instance_types, type)])} of ${jsonencode(local.size.gpu_instance_types)}, and none of the zones ${jsonencode(local.zones)} has two of them, which spot needs to choose from. Take another region, such as us-east-1 or eu-central-1."
     }
   }
 

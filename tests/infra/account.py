@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from fnmatch import fnmatchcase
+from itertools import product
 from typing import Any
 
 AUTOSCALER_TAG = "k8s.io/cluster-autoscaler/node-template/"
@@ -88,6 +89,24 @@ def gpu_groups_that_surprise(eks: Any, cluster: str) -> list[str]:
         families = {type_.split(".")[0] for type_ in group["instanceTypes"]}
         if len(families) < 2 or not families <= {"g4dn", "g5", "g6", "g6e"}:
             wrong.append(f"{name} is of {group['instanceTypes']}")
+    return wrong
+
+
+def gpu_groups_that_eks_refuses(eks: Any, ec2: Any, cluster: str) -> list[str]:
+    """GPU node groups with a type that is not offered in a zone of theirs.
+
+    EKS makes no such group: "Your requested instance type (...) is not supported in your requested Availability Zone (...)".
+    """
+    names = [name for name in _groups(eks, cluster) if "-gpu-" in name]
+    wrong = [] if len(names) == 2 else [f"{cluster} has the GPU groups {names}"]
+    for name in names:
+        group = eks.describe_nodegroup(clusterName=cluster, nodegroupName=name)["nodegroup"]
+        zones = [one["AvailabilityZone"] for one in ec2.describe_subnets(SubnetIds=group["subnets"])["Subnets"]]
+        filters = [{"Name": "instance-type", "Values": group["instanceTypes"]}]
+        told = ec2.describe_instance_type_offerings(LocationType="availability-zone", Filters=filters)
+        offered = {(one["InstanceType"], one["Location"]) for one in told["InstanceTypeOfferings"]}
+        wrong += [f"{name}: no {pair}" for pair in product(group["instanceTypes"], zones) if pair not in offered]
+        wrong += [] if zones else [f"{name} has no zone"]
     return wrong
 
 

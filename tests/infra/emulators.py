@@ -29,16 +29,16 @@ class Emulators:
 
     endpoints: Mapping[str, str]
 
-    def client(self, service: str) -> Any:
+    def client(self, service: str, region: str = REGION) -> Any:
         """A boto3 client of the emulator that plays this service."""
         import boto3
 
         # The variables are named by the service's id, such as AUTO_SCALING, which is not always boto3's name of it.
-        service_id = boto3.session.Session().client(service, region_name=REGION).meta.service_model.service_id
+        service_id = boto3.session.Session().client(service, region_name=region).meta.service_model.service_id
         variable = f"AWS_ENDPOINT_URL_{service_id.upper().replace(' ', '_').replace('-', '_')}"
         return boto3.client(
             service,
-            region_name=REGION,
+            region_name=region,
             endpoint_url=self.endpoints.get(variable, self.endpoints["AWS_ENDPOINT_URL"]),
             aws_access_key_id="test",
             aws_secret_access_key="test",

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 
 import account
 import pytest
@@ -29,6 +30,8 @@ NODE_GROUPS = (
     'aws_eks_node_group.gpu["gpu-on-demand"]',
 )
 BUCKETS = f"perennial-{ACCOUNT}-{REGION}"
+# By moto's copy of AWS's offers, its first three zones have three, four and two of the four types, and one in common.
+ELSEWHERE = "eu-north-1"
 KEY_ACTIONS = '["kms:Encrypt", "kms:Decrypt", "kms:DescribeKey", "kms:CreateGrant"]'
 
 
@@ -64,7 +67,7 @@ def installation(
 def careless(
     initialized: Terraform, running_emulators: Emulators, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Future[Emulators]]:
-    """An account beside the one that other tests look at, where a change that takes much away is being applied."""
+    """An account beside the one that other tests look at, where a change that takes much away is being applied, elsewhere."""
     folder = tmp_path_factory.mktemp("careless")
     (folder / "emulators").mkdir()
     with running(folder / "emulators") as beside, ThreadPoolExecutor(1) as one:
@@ -90,7 +93,7 @@ def apply_carelessly(made: Terraform, where: Emulators) -> Emulators:
         (made.folder / file).write_text(text.replace(before, after))
     # The roles of workloads know every store, and would bring them all.
     these = ("aws_s3_bucket_policy.this", "aws_eks_node_group.gpu", "aws_iam_role_policy.cluster_key")
-    made.must(*APPLY, "-var", "name=careless", *(f"-target={one}" for one in these))
+    made.must(*APPLY, "-var", "name=careless", "-var", f"region={ELSEWHERE}", *(f"-target={one}" for one in these))
     return where
 
 
@@ -353,8 +356,8 @@ def test_interruptions_reach_the_queue_and_people_hear_of_alarms_and_the_bill(
 
 
 def test_checks_of_the_account_find_what_a_careless_change_takes_away(careless: Future[Emulators]) -> None:
-    client = careless.result().client
-    takes_http = account.buckets_that_take_plain_http(client("s3"), f"careless-{ACCOUNT}-{REGION}")
+    client = partial(careless.result().client, region=ELSEWHERE)
+    takes_http = account.buckets_that_take_plain_http(client("s3"), f"careless-{ACCOUNT}-{ELSEWHERE}")
     assert len(takes_http) == 3, takes_http
     assert account.gpu_groups_that_surprise(client("eks"), "careless") == [
         "careless-gpu-spot is ON_DEMAND",
@@ -365,6 +368,17 @@ def test_checks_of_the_account_find_what_a_careless_change_takes_away(careless: 
     assert account.roles_that_may_too_much(client("iam"), "careless") == [
         "careless-cluster may ['secretsmanager:GetSecretValue'] on everything"
     ]
+
+
+def test_gpu_groups_are_of_zones_that_have_each_of_their_types(
+    careless: Future[Emulators], installation: Terraform, running_emulators: Emulators
+) -> None:
+    for emulators, region, cluster in (
+        (running_emulators, REGION, "perennial"),
+        (careless.result(), ELSEWHERE, "careless"),
+    ):
+        client = partial(emulators.client, region=region)
+        assert account.gpu_groups_that_eks_refuses(client("eks"), client("ec2"), cluster) == []
 
 
 def test_production_asks_for_no_more_nodes_at_least_than_there_are(installation: Terraform) -> None:

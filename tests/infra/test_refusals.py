@@ -47,6 +47,10 @@ SAID = {
 # The same of runs of plans.tftest.hcl: regions that lack something, of which only AWS knows.
 SAID_OF_REGIONS = {
     "a_region_with_one_gpu_type_is_refused": ('us-east-1 offers ["g4dn.xlarge"]', "Take another region, such as"),
+    "a_region_without_two_gpu_types_in_one_zone_is_refused": (
+        'us-east-1 offers ["g4dn.xlarge","g5.xlarge"]',
+        "Take another region, such as",
+    ),
     "a_region_with_two_zones_is_refused": ("us-east-1 offers this account 2 zones", "Choose a region with three"),
 }
 

@@ -4,9 +4,10 @@ mock_provider "aws" {
     defaults = { names = ["us-east-1a", "us-east-1b", "us-east-1c", "us-east-1d"] }
   }
   mock_data "aws_ec2_instance_type_offerings" {
+    # An offer is of one place in both lists. Of the zones a, b and c, b has too few types, and g6e is in c alone.
     defaults = {
-      instance_types = ["g6.xlarge", "g4dn.xlarge", "g5.xlarge", "g6.2xlarge", "g5.2xlarge"]
-      locations      = ["us-east-1a", "us-east-1c", "us-east-1d"]
+      instance_types = ["g6.xlarge", "g6.xlarge", "g4dn.xlarge", "g4dn.xlarge", "g4dn.xlarge", "g5.xlarge", "g5.xlarge", "g6e.xlarge", "g6e.xlarge", "g6.2xlarge", "g5.2xlarge"]
+      locations      = ["us-east-1a", "us-east-1c", "us-east-1b", "us-east-1a", "us-east-1c", "us-east-1c", "us-east-1a", "us-east-1c", "us-east-1d", "us-east-1b", "us-east-1b"]
     }
   }
   mock_data "aws_caller_identity" {
@@ -54,13 +55,13 @@ run "small_costs_little_until_it_is_needed_and_loses_nothing" {
     error_message = "the autoscaler would start a second node while the first one's GPU is not announced yet"
   }
   assert {
-    # In the size's order, the smallest first, whatever order AWS tells them in; g6e is not offered here.
+    # In the size's order, the smallest first, whatever order AWS tells them in; without g6e, which a does not have.
     condition     = tolist(aws_eks_node_group.gpu["gpu-spot"].instance_types) == tolist(["g4dn.xlarge", "g5.xlarge", "g6.xlarge"])
     error_message = "the types are ${jsonencode(aws_eks_node_group.gpu["gpu-spot"].instance_types)}"
   }
   assert {
-    condition     = length(local.gpu_subnet_ids) == 2 # of the zones a, b and c, b has none
-    error_message = "GPU nodes are asked for in ${length(local.gpu_subnet_ids)} zones"
+    condition     = [for zone in local.gpu_choice.zones : aws_subnet.private[zone].availability_zone] == ["us-east-1a", "us-east-1c"]
+    error_message = "GPU nodes are asked for in ${jsonencode([for zone in local.gpu_choice.zones : aws_subnet.private[zone].availability_zone])}"
   }
   assert {
     condition     = alltrue([for template in aws_launch_template.node : template.metadata_options[0].http_tokens == "required" && template.metadata_options[0].http_put_response_hop_limit == 1])
@@ -107,6 +108,17 @@ run "a_region_with_one_gpu_type_is_refused" {
   override_data {
     target = data.aws_ec2_instance_type_offerings.gpu
     values = { instance_types = ["g4dn.xlarge"], locations = ["us-east-1a"] }
+  }
+
+  expect_failures = [aws_eks_node_group.gpu]
+}
+
+run "a_region_without_two_gpu_types_in_one_zone_is_refused" {
+  command = plan
+
+  override_data {
+    target = data.aws_ec2_instance_type_offerings.gpu
+    values = { instance_types = ["g4dn.xlarge", "g5.xlarge"], locations = ["us-east-1a", "us-east-1b"] }
   }
 
   expect_failures = [aws_eks_node_group.gpu]
