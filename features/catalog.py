@@ -176,6 +176,25 @@ def is_made(settings: Settings) -> bool:
         engine.dispose()
 
 
+def has_namespace(settings: Settings, name: str) -> bool:
+    """Whether the catalog knows the namespace (a database of Glue) of a pipeline; no other is looked at.
+
+    Raises:
+        UsageError: the catalog's address is none.
+        UnreachableError: it does not answer, or refuses.
+        StateError: it cannot be used as it is.
+    """
+    from pyiceberg.exceptions import NoSuchNamespaceError
+
+    catalog = catalog_of(settings)
+    with answering(settings.catalog_uri, settings.warehouse):
+        try:
+            catalog.load_namespace_properties(name)
+        except NoSuchNamespaceError:
+            return False
+    return True
+
+
 def _write_ahead(catalog: SqlCatalog) -> SqlCatalog:
     """Let SQLite write ahead and not wait for the disk: half of a small commit's time.
 

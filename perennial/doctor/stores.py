@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 from uuid import uuid4
 
-from features.catalog import answering, catalog_of, is_made, remote, shown, try_files
+from features.catalog import answering, catalog_of, has_namespace, is_made, remote, shown, try_files
 from perennial.doctor.findings import Finding, failed, passed, to_be_taken_back, unclear
 from perennial.doctor.machine import writable
 from perennial.errors import UnreachableError
 from perennial.settings import Settings
 from rollout.ledger import Ledger
-
-if TYPE_CHECKING:
-    from pyiceberg.catalog import Catalog
 
 CLOCKS_APART_S, CLOCKS_FAR_APART_S = 2.0, 10.0
 MADE = "nothing: it is made when it is needed first"
@@ -58,9 +54,9 @@ def lake_catalog(settings: Settings, pipeline: str | None) -> Finding:
     uri = settings.catalog_uri
     if not is_made(settings):
         return unclear(f"no lake yet, {shown(uri)}", f"fill it: perennial ingest {pipeline or 'PIPELINE'}")
-    catalog = catalog_of(settings)
     if uri.startswith("glue:") and pipeline:
-        return _glue_database(settings, catalog, pipeline)
+        return _glue_database(settings, pipeline)
+    catalog = catalog_of(settings)
     try:
         with answering(uri, settings.warehouse):
             namespaces = sorted(".".join(name) for name in catalog.list_namespaces())
@@ -76,20 +72,17 @@ def lake_catalog(settings: Settings, pipeline: str | None) -> Finding:
     return unclear(f"{known}: nothing of {pipeline} yet", f"fill it: perennial ingest {pipeline}")
 
 
-def _glue_database(settings: Settings, catalog: Catalog, pipeline: str) -> Finding:
+def _glue_database(settings: Settings, pipeline: str) -> Finding:
     """Of the pipeline's database only: its role may look at no other."""
-    from pyiceberg.exceptions import NoSuchNamespaceError
-
     mend = f"add {pipeline!r} to `pipelines` of infra/terraform and apply; its role may use that database only"
     try:
-        with answering(settings.catalog_uri, settings.warehouse):
-            catalog.load_namespace_properties(pipeline)
-    except NoSuchNamespaceError:
-        return failed(f"AWS Glue has no database {pipeline}", mend)
+        there = has_namespace(settings, pipeline)
     except UnreachableError as error:
         if not _denied(error):
             raise
         return failed(f"AWS Glue does not let this role look at the database {pipeline}", mend)
+    if not there:
+        return failed(f"AWS Glue has no database {pipeline}", mend)
     return passed(f"AWS Glue has the database {pipeline}")
 
 
