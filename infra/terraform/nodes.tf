@@ -1,3 +1,17 @@
+data "aws_ec2_instance_type_offerings" "system" {
+  location_type = "availability-zone"
+
+  filter {
+    name   = "instance-type"
+    values = local.size.system_instance_types
+  }
+}
+
+locals {
+  system_offered = data.aws_ec2_instance_type_offerings.system
+  system_offers  = toset([for index, type in local.system_offered.instance_types : "${type} ${local.system_offered.locations[index]}"])
+}
+
 # Where everything runs that must not be interrupted: the services, the worker, and runs without a GPU.
 resource "aws_eks_node_group" "system" {
   cluster_name           = aws_eks_cluster.this.name
@@ -30,6 +44,11 @@ resource "aws_eks_node_group" "system" {
     # Of another instance type it is another group: what runs moves over.
     create_before_destroy = true
     ignore_changes        = [scaling_config[0].desired_size] # the autoscaler's
+
+    precondition {
+      condition     = alltrue([for pair in setproduct(local.size.system_instance_types, aws_subnet.private[*].availability_zone) : contains(local.system_offers, join(" ", pair))])
+      error_message = "${var.region} does not offer ${jsonencode(local.size.system_instance_types)} in each of the zones ${jsonencode(local.zones)}, and EKS makes no group of such nodes. Take another region, other zones (availability_zones), or other types (sizes.tf)."
+    }
   }
 
   depends_on = [aws_iam_role_policy_attachment.node, aws_eks_addon.before_nodes]
