@@ -25,7 +25,7 @@ up: $(STAMP) ## Start the local stack and keep it running until Ctrl-C (ARGS="--
 test: $(STAMP) ## Run the tests (ARGS="-k name" and other pytest options)
 	@$(BIN)/python -m pytest $(ARGS)
 
-test-infra: $(STAMP) $(TOOLS)/kubernetes/.installed $(TOOLS)/ministack/.installed $(TOOLS)/checkov/.installed $(TOOLS)/manifests/.installed ## Apply infra/terraform to emulators of AWS, look, destroy (six minutes; needs Terraform)
+test-infra: $(STAMP) $(TOOLS)/kubernetes/.installed $(TOOLS)/ministack/.installed $(TOOLS)/checkov/.installed $(TOOLS)/manifests/.installed ## Apply infra/terraform to emulators of AWS, look, destroy (eight minutes; needs Terraform)
 	@PERENNIAL_INFRA=required $(BIN)/python -m pytest tests/infra -m infra $(ARGS)
 
 soak: $(STAMP) ## Kill the ingest 200 times instead of the tests' 50 (PERENNIAL_KILLS=1000 for more)

@@ -1,12 +1,27 @@
+data "aws_ec2_instance_type_offerings" "system" {
+  location_type = "availability-zone"
+
+  filter {
+    name   = "instance-type"
+    values = local.size.system_instance_types
+  }
+}
+
+locals {
+  system_offered = data.aws_ec2_instance_type_offerings.system
+  # No more zones than there are nodes at least. The autoscaler cannot ask for a zone, and a pod whose disk is in one without a node
+  # would wait for ever (kubernetes/autoscaler #6000); Auto Scaling itself keeps as many nodes in each.
+  system_subnets = slice(aws_subnet.private, 0, min(3, local.size.system_nodes.min))
+  system_offers  = toset([for index, type in local.system_offered.instance_types : "${type} ${local.system_offered.locations[index]}"])
+}
+
 # Where everything runs that must not be interrupted: the services, the worker, and runs without a GPU.
 resource "aws_eks_node_group" "system" {
   cluster_name           = aws_eks_cluster.this.name
   node_group_name_prefix = "${var.name}-system-"
   node_role_arn          = aws_iam_role.node.arn
-  # No more zones than there are nodes at least. The autoscaler cannot ask for a zone, and a pod whose disk is in one without a node
-  # would wait for ever (kubernetes/autoscaler #6000); Auto Scaling itself keeps as many nodes in each.
-  subnet_ids = slice(aws_subnet.private[*].id, 0, min(3, local.size.system_nodes.min))
-  version    = aws_eks_cluster.this.version
+  subnet_ids             = local.system_subnets[*].id
+  version                = aws_eks_cluster.this.version
 
   ami_type       = "AL2023_x86_64_STANDARD"
   capacity_type  = "ON_DEMAND"
@@ -32,6 +47,11 @@ resource "aws_eks_node_group" "system" {
     # Of another instance type it is another group: what runs moves over.
     create_before_destroy = true
     ignore_changes        = [scaling_config[0].desired_size] # the autoscaler's
+
+    precondition {
+      condition     = alltrue([for pair in setproduct(local.size.system_instance_types, local.system_subnets[*].availability_zone) : contains(local.system_offers, join(" ", pair))])
+      error_message = "${var.region} does not offer ${jsonencode(local.size.system_instance_types)} in each of the zones ${jsonencode(local.system_subnets[*].availability_zone)}, and EKS makes no group of such nodes. Take another region, other zones (availability_zones), or other types (sizes.tf)."
+    }
   }
 
   depends_on = [aws_iam_role_policy_attachment.node, aws_eks_addon.before_nodes]

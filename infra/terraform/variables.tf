@@ -10,7 +10,7 @@ variable "name" {
 }
 
 variable "region" {
-  description = "AWS region, such as eu-central-1. It must offer at least two of the GPU types g4dn, g5, g6 and g6e."
+  description = "AWS region, such as eu-central-1. A zone of it must offer at least two of the GPU types g4dn, g5, g6 and g6e."
   type        = string
 
   validation {

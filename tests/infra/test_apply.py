@@ -55,8 +55,10 @@ def installation(
     figures: Callable[[str], None],
 ) -> Terraform:
     made = Terraform(tmp_path_factory.mktemp("installation"), running_emulators.endpoints, like=initialized)
-    if any("careless" in getattr(item, "fixturenames", ()) for item in request.session.items):
-        request.getfixturevalue("careless")  # both applies wait most of their time
+    # An apply waits most of its time: what others will ask is begun meanwhile.
+    wanted = {fixture for item in request.session.items for fixture in getattr(item, "fixturenames", ())}
+    for other in wanted & {"careless", "asked"}:
+        request.getfixturevalue(other)
     watch = Stopwatch(figures)
     (made.folder / "applied.log").write_text(made.must(*APPLY))
     watch.lap(f"apply: {len(made.resources())} resources")

@@ -308,8 +308,9 @@ def test_a_disk_is_in_no_zone_that_can_be_without_a_node(rendered: list[Manifest
     assert of_kind(rendered, "PersistentVolumeClaim")
     # Auto Scaling has a node in each of its zones as long as it has one for each; the autoscaler cannot ask for a zone.
     (group,) = re.findall(r'resource "aws_eks_node_group" "system" \{\n(.*?)^\}', terraform("nodes.tf"), re.M | re.S)
-    (zones,) = re.findall(r"^  subnet_ids\s*= slice\((.+)\)$", group, re.M)
-    assert zones == "aws_subnet.private[*].id, 0, min(3, local.size.system_nodes.min)"
+    assert re.findall(r"^  subnet_ids\s*= (.+)$", group, re.M) == ["local.system_subnets[*].id"]
+    (zones,) = re.findall(r"^  system_subnets\s*= slice\((.+)\)$", terraform("nodes.tf"), re.M)
+    assert zones == "aws_subnet.private, 0, min(3, local.size.system_nodes.min)"
     least = [int(nodes) for nodes in re.findall(r"system_nodes\s+= \{ min = (\d+)", terraform("sizes.tf"))]
     assert least == [2, 2]
 

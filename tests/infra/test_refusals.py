@@ -51,6 +51,10 @@ SAID_OF_REGIONS = {
         'us-east-1 offers ["g4dn.xlarge","g5.xlarge"]',
         "Take another region, such as",
     ),
+    "a_region_without_the_system_nodes_in_a_zone_is_refused": (
+        'us-east-1 does not offer ["t3.xlarge"] in each of the zones ["us-east-1a","us-east-1b"]',
+        "Take another region, other zones (availability_zones), or other types (sizes.tf)",
+    ),
     "a_region_with_two_zones_is_refused": ("us-east-1 offers this account 2 zones", "Choose a region with three"),
 }
 

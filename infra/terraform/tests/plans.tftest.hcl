@@ -4,10 +4,16 @@ mock_provider "aws" {
     defaults = { names = ["us-east-1a", "us-east-1b", "us-east-1c", "us-east-1d"] }
   }
   mock_data "aws_ec2_instance_type_offerings" {
-    # An offer is of one place in both lists. Of the zones a, b and c, b has too few types, and g6e is in c alone.
+    # An offer is of one place in both lists. Of the zones a, b and c, b has too few GPU types of size small, and g6e is in c alone.
     defaults = {
-      instance_types = ["g6.xlarge", "g6.xlarge", "g4dn.xlarge", "g4dn.xlarge", "g4dn.xlarge", "g5.xlarge", "g5.xlarge", "g6e.xlarge", "g6e.xlarge", "g6.2xlarge", "g5.2xlarge"]
-      locations      = ["us-east-1a", "us-east-1c", "us-east-1b", "us-east-1a", "us-east-1c", "us-east-1c", "us-east-1a", "us-east-1c", "us-east-1d", "us-east-1b", "us-east-1b"]
+      instance_types = [
+        "g6.xlarge", "g6.xlarge", "g4dn.xlarge", "g4dn.xlarge", "g4dn.xlarge", "g5.xlarge", "g5.xlarge", "g6e.xlarge", "g6e.xlarge",
+        "g6.2xlarge", "g5.2xlarge", "t3.xlarge", "t3.xlarge", "t3.xlarge", "m6i.2xlarge", "m6i.2xlarge", "m6i.2xlarge",
+      ]
+      locations = [
+        "us-east-1a", "us-east-1c", "us-east-1b", "us-east-1a", "us-east-1c", "us-east-1c", "us-east-1a", "us-east-1c", "us-east-1d",
+        "us-east-1b", "us-east-1b", "us-east-1a", "us-east-1b", "us-east-1c", "us-east-1a", "us-east-1b", "us-east-1c",
+      ]
     }
   }
   mock_data "aws_caller_identity" {
@@ -122,6 +128,17 @@ run "a_region_without_two_gpu_types_in_one_zone_is_refused" {
   }
 
   expect_failures = [aws_eks_node_group.gpu]
+}
+
+run "a_region_without_the_system_nodes_in_a_zone_is_refused" {
+  command = plan
+
+  override_data {
+    target = data.aws_ec2_instance_type_offerings.system
+    values = { instance_types = ["t3.xlarge", "t3.xlarge"], locations = ["us-east-1a", "us-east-1c"] }
+  }
+
+  expect_failures = [aws_eks_node_group.system]
 }
 
 run "a_region_with_two_zones_is_refused" {

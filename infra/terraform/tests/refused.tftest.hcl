@@ -4,7 +4,10 @@ mock_provider "aws" {
     defaults = { names = ["us-east-1a", "us-east-1b", "us-east-1c"] }
   }
   mock_data "aws_ec2_instance_type_offerings" {
-    defaults = { instance_types = ["g4dn.xlarge", "g5.xlarge"], locations = ["us-east-1a", "us-east-1a"] }
+    defaults = {
+      instance_types = ["g4dn.xlarge", "g5.xlarge", "t3.xlarge", "t3.xlarge", "t3.xlarge"]
+      locations      = ["us-east-1a", "us-east-1a", "us-east-1a", "us-east-1b", "us-east-1c"]
+    }
   }
   mock_data "aws_caller_identity" {
     defaults = { account_id = "123456789012" }
