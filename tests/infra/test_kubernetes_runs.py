@@ -162,7 +162,7 @@ def test_a_run_that_is_asked_to_end_gives_itself_back_and_is_scheduled_again(pre
             until(lambda log=log: "has begun" in log.read_text(), process, log)
             asked = time.monotonic()
             process.send_signal(signal.SIGTERM)
-            assert process.wait(60) == 0, log.read_text()[-2000:]
+            assert process.wait(WITHIN_S) == 0, log.read_text()[-2000:]
             assert time.monotonic() - asked < job_variables()["retrain"]["grace_s"]
         finally:
             if process.poll() is None:
